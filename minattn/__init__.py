@@ -1,0 +1,40 @@
+"""minattn: every attention mechanism as a small readable NumPy module.
+
+    import minattn as ma
+    out = ma.attention(q, k, v, causal=True)          # (..., H, N, D) with k, v (..., G, S, D)
+
+Arrays are `(..., heads, length, head_dim)`; True in a mask means "may attend"; positions are data.
+The rooms `minattn.models` (real trained transformers) and `minattn.plot` (pictures) load when first used,
+so importing minattn costs little more than importing NumPy.
+"""
+import importlib
+
+from .attention import Grads, attention, attention_backward, attention_weights, merge, steps
+from .core import errors, masks, positions
+from .core.cache import KVCache, RollingCache
+from .core.errors import MinattnError
+from .core.masks import Mask
+from .core.projection import merge_heads, project_qkv, repeat_kv, split_heads
+from .core.reference import Steps
+from .core.rope import rope
+from .core.softmax import logsumexp, softmax
+from .multihead import MultiHeadAttention
+
+__version__ = "0.1.0"
+__all__ = [
+    "Grads", "KVCache", "Mask", "MinattnError", "MultiHeadAttention", "RollingCache", "Steps",
+    "attention", "attention_backward", "attention_weights", "errors", "logsumexp", "masks", "merge", "merge_heads",
+    "models", "plot", "positions", "project_qkv", "repeat_kv", "rope", "softmax", "split_heads", "steps",
+]  # fmt: skip
+
+_ON_FIRST_USE = {"models", "plot"}
+
+
+def __getattr__(name):
+    if name in _ON_FIRST_USE:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_ON_FIRST_USE})
