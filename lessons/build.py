@@ -63,8 +63,8 @@ def read(source):
     return nbformat.from_dict(notebook)
 
 
-def execute(notebook, folder=HERE):
-    """Run every cell in a fresh kernel that works in `folder`; the outputs land in the notebook."""
+def execute(notebook):
+    """Run every cell in a fresh kernel that works in the lessons folder; the outputs land in the notebook."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellControlSignal, DeadKernelError
 
@@ -78,7 +78,7 @@ def execute(notebook, folder=HERE):
         os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"                   # this interpreter's kernel, not the user's
         client = NotebookClient(
             notebook, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False, coalesce_streams=True,
-            resources={"metadata": {"path": str(folder)}},
+            resources={"metadata": {"path": str(HERE)}},
             on_cell_start=lambda cell_index, **_: started.append(cell_index),
         )
         environment = {**os.environ, **ENVIRONMENT, "IPYTHONDIR": home, "MATPLOTLIBRC": str(defaults)}
