@@ -1,0 +1,210 @@
+"""One attention problem, checked once and brought into one form, so that every backend computes and none checks.
+
+    q (B, H, N, D)   k (B, G, S, D)   v (B, G, S, Dv)        B is 1 where an array is shared by all rows
+    visible          booleans that broadcast to (B, H, N, S), or None where everything is
+
+The public face takes any leading axes, one head without an axis, masks as rules or arrays. Here they become four axes
+and one question, `visible()`; `restore` gives a result the caller's axes back.
+"""
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .errors import MaskError, OptionError, PositionError, ShapeError
+from .mask import Mask, grid
+from .masks import causal as causal_mask
+from .shapes import broadcast_lead, common_type, floats, spell, working_type
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a backend gets. Made by `prepare`; the letters are those of the module."""
+
+    q: np.ndarray
+    k: np.ndarray
+    v: np.ndarray | None
+    lead: tuple                       # the caller's axes before the heads
+    headless: bool                    # one head without an axis of its own
+    dtype: np.dtype                   # of the results
+    scale: float
+    softcap: float | None
+    score_mod: Any
+    bias: np.ndarray | None           # (B or 1, H or 1, N or 1, S or 1)
+    sink_logits: np.ndarray | None    # (H,)
+    rule: Mask | None
+    array: np.ndarray | None          # the mask given as an array, four axes like the bias
+    q_pos: np.ndarray                 # (B or 1, N)
+    k_pos: np.ndarray                 # (B or 1, S)
+    heads: np.ndarray                 # original index of each query head here
+    rows: np.ndarray                  # original index of each query here
+    sizes: tuple                      # (B, N, S) of the whole problem
+
+    @property
+    def batch(self):
+        return self.sizes[0]
+
+    @property
+    def work(self):
+        """The type to compute in."""
+        return working_type(self.dtype)
+
+    def grid(self):
+        """b, h, i, j (and n, s) of every score, as arrays that broadcast to (B, H, N, S)."""
+        return grid(self.q_pos, self.k_pos, batch=self.batch, heads=self.heads, rows=self.rows, sizes=self.sizes)
+
+    def visible(self):
+        """Who may attend to whom: booleans that broadcast to (B, H, N, S), or None for everyone to everything."""
+        parts = []
+        if self.rule is not None:
+            parts.append(self.rule.at(self.grid()))
+        if self.array is not None:
+            parts.append(self.array)
+        if (self.k_pos < 0).any():
+            parts.append((self.k_pos >= 0)[:, None, None, :])         # an empty slot, whatever the mask says
+        seen = None
+        for part in parts:
+            seen = part if seen is None else seen & part
+        return seen
+
+    def select(self, heads, rows):
+        """The problem of some query heads and some queries, each with the KV head that it reads."""
+        group = self.q.shape[1] // self.k.shape[1]
+
+        def part(a):
+            a = a if a.shape[1] == 1 else a[:, heads]
+            return a if a.shape[2] == 1 else a[:, :, rows]
+
+        return replace(
+            self, q=self.q[:, heads][:, :, rows], k=self.k[:, heads // group], v=None if self.v is None else self.v[:, heads // group],
+            bias=None if self.bias is None else part(self.bias), array=None if self.array is None else part(self.array),
+            sink_logits=None if self.sink_logits is None else self.sink_logits[heads],
+            q_pos=self.q_pos[:, rows], heads=self.heads[heads], rows=self.rows[rows],
+        )  # fmt: skip
+
+    def restore(self, array, dtype=None):
+        """(B, H, ...) with the caller's leading axes, in the type of the results."""
+        head = () if self.headless else array.shape[1:2]
+        array = array.reshape(*self.lead, *head, *array.shape[2:])
+        return array.astype(self.dtype if dtype is None else dtype, copy=False)
+
+
+def prepare(q, k, v=None, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,
+            sink_logits=None, score_mod=None):  # fmt: skip
+    """Check the arguments of `attention` and bring them into the form of `Inputs`."""
+    given = {"q": floats("q", q), "k": floats("k", k)}
+    if v is not None:
+        given["v"] = floats("v", v)
+    _check_axes(**given)
+    headless = given["q"].ndim == 2
+    lead = broadcast_lead(*(a.shape[:-3] for a in given.values()))
+    batch = int(np.prod(lead))
+    q, k, v = (_four_axes(given[name], lead) if name in given else None for name in "qkv")
+    H, N, S = q.shape[1], q.shape[2], k.shape[2]
+    scores = (*lead, N, S) if headless else (*lead, H, N, S)
+
+    if softcap is not None and score_mod is not None:
+        raise OptionError("softcap and score_mod both stand between scale and bias; write the softcap into score_mod")
+    if softcap is not None and not softcap > 0:
+        raise OptionError(f"softcap = {softcap}; it must be positive")
+    if score_mod is not None and not callable(score_mod):
+        raise OptionError(f"score_mod is {type(score_mod).__name__}; it must be a function score_mod(score, b, h, i, j)")
+    if k_pos is not None and q_pos is None:
+        raise PositionError("k_pos without q_pos: with keys at given positions, say where the queries stand")
+    rule, array = _split_mask(mask, scores, headless)
+    if causal:
+        rule = causal_mask() if rule is None else rule & causal_mask()
+    if bias is not None:
+        bias = _score_shaped("bias", floats("bias", bias), scores, headless)
+    if sink_logits is not None:
+        sink_logits = floats("sink_logits", sink_logits)
+        if sink_logits.shape != (H,):
+            raise ShapeError(f"sink_logits is {sink_logits.shape} but q has H = {H}; it must be (H,), one logit a head")
+    return Inputs(
+        q=q, k=k, v=v, lead=lead, headless=headless, dtype=common_type(**given),
+        scale=q.shape[-1] ** -0.5 if scale is None else float(scale), softcap=softcap, score_mod=score_mod,
+        bias=bias, sink_logits=sink_logits, rule=rule, array=array,
+        q_pos=_positions("q_pos", q_pos, "N", np.arange(S - N, S), lead), k_pos=_positions("k_pos", k_pos, "S", np.arange(S), lead),
+        heads=np.arange(H), rows=np.arange(N), sizes=(batch, N, S),
+    )  # fmt: skip
+
+
+def _check_axes(q, k, v=None):
+    """D shared by q and k, S and G by k and v, H a multiple of G: or a ShapeError that shows all of them."""
+    arrays = {"q": (q, ("H", "N", "D")), "k": (k, ("G", "S", "D"))} | ({} if v is None else {"v": (v, ("G", "S", "Dv"))})
+    shown = ", ".join(spell(name, a.shape, letters) for name, (a, letters) in arrays.items())
+    for name, (a, letters) in arrays.items():
+        if a.ndim < 2:
+            raise ShapeError(f"{name} has {a.ndim} axes ({shown}); it must be (..., {', '.join(letters)}), or ({', '.join(letters[1:])}) for one head")
+        if (a.ndim == 2) != (q.ndim == 2):
+            raise ShapeError(f"q has {q.ndim} axes but {name} has {a.ndim} ({shown}); give all of them a head axis or none")
+    if q.shape[-1] != k.shape[-1]:
+        raise ShapeError(f"k has D = {k.shape[-1]} but q has D = {q.shape[-1]} ({shown}); queries and keys must share D")
+    if q.shape[-1] == 0 or v is not None and v.shape[-1] == 0:
+        raise ShapeError(f"the head dim is 0 ({shown}); D must be at least 1")
+    if v is not None and k.shape[-2] != v.shape[-2]:
+        raise ShapeError(f"v has S = {v.shape[-2]} but k has S = {k.shape[-2]} ({shown}); every key needs one value")
+    if q.ndim > 2:
+        H, G = q.shape[-3], k.shape[-3]
+        if v is not None and v.shape[-3] != G:
+            raise ShapeError(f"v has G = {v.shape[-3]} but k has G = {G} ({shown}); keys and values must share their heads")
+        if G == 0 or H % G:
+            raise ShapeError(f"q has H = {H} heads and k has G = {G} ({shown}); H must be a multiple of G")
+
+
+def _four_axes(a, lead):
+    """(..., heads, length, dim) -> (B or 1, heads, length, dim), without a copy wherever that is possible."""
+    if a.ndim == 2:
+        return a[None, None]
+    if a.ndim == 3:
+        return a[None]
+    if a.ndim == 4 and len(lead) == 1:
+        return a
+    return np.broadcast_to(a, (*lead, *a.shape[-3:])).reshape(int(np.prod(lead)), *a.shape[-3:])
+
+
+def _score_shaped(name, a, scores, headless):
+    """Something that broadcasts to the scores (..., H, N, S), brought to four axes, each full or 1."""
+    try:
+        fits = np.broadcast_shapes(a.shape, scores) == scores
+    except ValueError:
+        fits = False
+    if not fits:
+        letters = "NS" if headless else "HNS"
+        raise ShapeError(f"{name} is {a.shape} and does not fit the scores ({spell('scores', scores, letters)}); each axis must be full or 1")
+    a = a.reshape((1,) * (len(scores) - a.ndim) + a.shape)
+    return _four_axes(a, scores[: len(scores) - 2 if headless else -3])
+
+
+def _split_mask(mask, scores, headless):
+    """The mask as a rule or as an array of four axes: (rule, None), (None, array) or (None, None)."""
+    if mask is None or isinstance(mask, Mask):
+        return mask, None
+    a = np.asarray(mask)
+    if a.dtype != bool:
+        hint = {"i": "0/1 integers: use mask.astype(bool)", "u": "0/1 integers: use mask.astype(bool)", "f": "floats that are added to the scores go to bias="}
+        raise MaskError(f"mask is {a.dtype}; it must be boolean, True = may attend ({hint.get(a.dtype.kind, 'or a Mask')})")
+    if a.ndim not in (2, len(scores)):
+        raise ShapeError(f"mask has {a.ndim} axes {a.shape}; it must be (N, S) = {scores[-2:]} or have the {len(scores)} axes of the scores {scores}, 1 where it broadcasts")
+    if a.ndim == 2 and len(scores) > 2 and a.shape not in {(n, s) for n in (1, scores[-2]) for s in (1, scores[-1])}:
+        padding = "; for the real keys of each row (B, S) use masks.padding(lengths) or mask[:, None, None, :]" if scores[:1] == a.shape[:1] else ""
+        raise ShapeError(f"mask is {a.shape} but the scores have (N, S) = {scores[-2:]}{padding}")
+    return None, _score_shaped("mask", a, scores, headless)
+
+
+def _positions(name, pos, letter, default, lead):
+    """Positions as (B or 1, length)."""
+    if pos is None:
+        return default[None]
+    pos = np.asarray(pos)
+    if pos.dtype.kind not in "iu":
+        raise PositionError(f"{name} is {pos.dtype}; positions are integers")
+    if pos.ndim < 1 or pos.shape[-1] != len(default) or pos.shape[:-1] not in ((), lead) and not _fits(pos.shape[:-1], lead):
+        raise ShapeError(f"{name} is {pos.shape}; it must be ({letter},) or (..., {letter}) with {letter} = {len(default)} and the leading axes {lead}, without heads")
+    if pos.ndim == 1 or len(lead) == 1:
+        return pos if pos.ndim == 2 else pos[None]
+    return np.broadcast_to(pos, (*lead, len(default))).reshape(int(np.prod(lead)), len(default))
+
+
+def _fits(shape, lead):
+    return len(shape) == len(lead) and all(size in (1, full) for size, full in zip(shape, lead, strict=True))

@@ -1,0 +1,170 @@
+"""The masks that have a name. Each is a rule on positions (see mask.py); combine them with & | ~.
+
+    i   position of the query        j   position of the key          True = may attend
+
+    causal            j <= i                            Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3
+    window            i - j <= left, j - i <= right     Beltagy et al. 2020, arXiv:2004.05150, section 3.1
+    last(n)           the n latest keys, itself included
+    first(n)          j < n                             Xiao et al. 2023, arXiv:2309.17453 (the tokens a window must keep)
+    prefix(n)         (j <= i) | (j < n)                Raffel et al. 2020, arXiv:1910.10683, section 3.2.1
+    padding           j < lengths[b]
+    segments          the same document, compared by index
+"""
+import operator
+
+import numpy as np
+
+from .errors import MaskError, OptionError, ShapeError
+from .mask import Mask
+
+__all__ = ["Mask", "causal", "first", "last", "padding", "prefix", "segments", "window"]
+
+
+def _count(name, value, least):
+    try:
+        value = operator.index(value)
+    except TypeError as error:
+        raise OptionError(f"{name} is {value!r}; it must be an integer") from error
+    if value < least:
+        raise OptionError(f"{name} = {value}; it must be at least {least}")
+    return value
+
+
+def causal():
+    """Itself and everything before: j <= i.
+
+    Examples
+    --------
+    >>> import minattn as ma
+    >>> ma.masks.causal().dense(3, 3).sum(axis=1)
+    array([1, 2, 3])
+    """
+    return Mask(lambda i, j: j <= i, name="causal")
+
+
+def window(left, right=0):
+    """At most `left` positions back and `right` ahead, both inclusive: left + 1 + right keys; None is unbounded.
+
+    Raises
+    ------
+    OptionError
+        If a distance is negative or no integer.
+
+    Examples
+    --------
+    >>> import minattn as ma
+    >>> ma.masks.window(2, 1).dense(6, 6).sum(axis=1)                 # 2 + 1 + 1 keys, fewer at the ends
+    array([2, 3, 4, 4, 4, 3])
+    """
+    sides = [(left, lambda i, j: i - j), (right, lambda i, j: j - i)]
+    bounds = [(_count("a window's distance", most, 0), away) for most, away in sides if most is not None]
+    if not bounds:
+        return Mask(lambda i, j: i == i, name="everything")
+    if len(bounds) == 1:
+        (most, away), = bounds
+        return Mask(lambda i, j: away(i, j) <= most, name=f"window({left}, {right})")
+    return Mask(lambda i, j: (i - j <= left) & (j - i <= right), name=f"window({left}, {right})")
+
+
+def last(n):
+    """The n latest keys, the query's own position included: window(n - 1).
+
+    Examples
+    --------
+    >>> import minattn as ma
+    >>> ma.masks.last(2).dense(4, 4).sum(axis=1)
+    array([1, 2, 2, 2])
+    """
+    n = _count("n", n, 1)
+    return Mask(lambda i, j: (i - j < n) & (j <= i), name=f"last({n})")
+
+
+def first(n):
+    """The first n keys, j < n, for later queries and earlier ones alike: and it with causal().
+
+    Examples
+    --------
+    >>> import minattn as ma
+    >>> (ma.masks.causal() & (ma.masks.last(2) | ma.masks.first(1))).dense(5, 5).sum(axis=1)
+    array([1, 2, 3, 3, 3])
+    """
+    n = _count("n", n, 0)
+    return Mask(lambda i, j: j < n, name=f"first({n})")
+
+
+def prefix(n):
+    """Causal, but the first n keys are seen by all, each other included. Used without causal=True.
+
+    Examples
+    --------
+    >>> import minattn as ma
+    >>> ma.masks.prefix(3).dense(5, 5).sum(axis=1)
+    array([3, 3, 3, 4, 5])
+    """
+    n = _count("n", n, 0)
+    return Mask(lambda i, j: (j <= i) | (j < n), name=f"prefix({n})")
+
+
+def padding(lengths):
+    """Row b of the batch has lengths[b] real keys, the first ones; the others are padding that nobody sees.
+
+    Parameters
+    ----------
+    lengths : integers, (B,)
+
+    Raises
+    ------
+    MaskError
+        If lengths are not a line of integers that are 0 or more.
+
+    Examples
+    --------
+    >>> import minattn as ma
+    >>> ma.masks.padding([3, 1]).dense(1, 4)[:, 0, 0].astype(int)
+    array([[1, 1, 1, 0],
+           [1, 0, 0, 0]])
+    """
+    lengths = np.asarray(lengths)
+    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any():
+        raise MaskError(f"lengths are {lengths.dtype} of shape {lengths.shape}; padding needs integers (B,), 0 or more: the real keys of each row")
+    rule = lambda g: g.j < lengths[g.b]  # noqa: E731
+    return Mask.node(rule, "padding", by_row=True, sizes=(len(lengths), None, None))
+
+
+def segments(q_ids, k_ids=None):
+    """Queries see keys of their own document: q_ids[n] == k_ids[s], compared by index, whatever the positions.
+
+    Parameters
+    ----------
+    q_ids : integers, (N,) or (B, N)
+    k_ids : integers, (S,) or (B, S), optional
+        The same as q_ids without them.
+
+    Raises
+    ------
+    ShapeError
+        If ids have another rank, or (when used) N, S or B differ from the scores'.
+
+    Examples
+    --------
+    >>> import minattn as ma
+    >>> ma.masks.segments([0, 0, 7]) & ma.masks.causal()
+    <Mask segments & causal: 3 queries down, 3 keys across, # may attend>
+    # . .
+    # # .
+    . . #
+    """
+    q_ids = np.asarray(q_ids)
+    k_ids = q_ids if k_ids is None else np.asarray(k_ids)
+    if q_ids.ndim not in (1, 2) or k_ids.ndim not in (1, 2):
+        raise ShapeError(f"q_ids is {q_ids.shape} and k_ids is {k_ids.shape}; ids must be (N,) or (B, N), and (S,) or (B, S)")
+    rows = {len(ids) for ids in (q_ids, k_ids) if ids.ndim == 2}
+    if len(rows) > 1:
+        raise ShapeError(f"q_ids has B = {len(q_ids)} but k_ids has B = {len(k_ids)}")
+
+    def same(g):
+        mine = q_ids[g.n] if q_ids.ndim == 1 else q_ids[g.b, g.n]
+        yours = k_ids[g.s] if k_ids.ndim == 1 else k_ids[g.b, g.s]
+        return mine == yours
+
+    return Mask.node(same, "segments", by_row=bool(rows), sizes=(min(rows, default=None), q_ids.shape[-1], k_ids.shape[-1]))
