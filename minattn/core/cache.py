@@ -150,6 +150,19 @@ class KVCache(_Cache):
         k_pos = np.where(slots < after[:, None], slots, -1)
         return self.k[:, :, : len(slots)], self.v[:, :, : len(slots)], q_pos, k_pos
 
+    def rewind(self, lengths):
+        """Forget what each row holds beyond `lengths`, (B,): the way back from a step that failed, or was only tried.
+
+        Raises
+        ------
+        CacheError
+            If a row holds fewer tokens than it is to keep.
+        """
+        lengths = np.asarray(lengths)
+        if lengths.shape != self._lengths.shape or (lengths < 0).any() or (lengths > self._lengths).any():
+            raise CacheError(f"cannot rewind to {lengths.tolist()}; the rows hold {self._lengths.tolist()} tokens")
+        self._lengths = lengths.astype(np.int64)
+
     def reset(self, row=None):
         """Forget one row, or all of them."""
         self._lengths[slice(None) if row is None else row] = 0
