@@ -1,0 +1,180 @@
+"""Writing on from a prompt: one token at a time, each chosen from the model's scores for the next.
+
+    temperature 0   the best token, always
+    temperature t   drawn from softmax(logits / t): below 1 bolder, above 1 wilder
+    top_k           only the k best may be drawn
+    top_p           only the fewest best whose probabilities reach p (Holtzman et al. 2020, arXiv:1904.09751)
+"""
+import operator
+
+import numpy as np
+
+from ..core.errors import OptionError, ShapeError, TokenError
+from ..core.softmax import softmax
+from .progress import bar
+
+
+def sample(logits, rng, *, temperature=0.0, top_k=None, top_p=None):
+    """One id drawn from the logits (V,).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from minattn.models.generation import sample
+    >>> sample(np.array([0.1, 2.0, -1.0]), None)
+    1
+    """
+    if temperature == 0:
+        return int(np.argmax(logits))
+    order = np.argsort(-logits, kind="stable")[:top_k]                                    # best first
+    p = softmax(logits[order].astype(np.float64) / temperature)
+    if top_p is not None:
+        fewest = int(np.searchsorted(np.cumsum(p), top_p)) + 1
+        order, p = order[:fewest], p[:fewest]
+    return int(rng.choice(order, p=p / p.sum()))
+
+
+def generate(
+    model, prompt, *, max_new_tokens=64, temperature=0.0, top_k=None, top_p=None, seed=None, stop=None,
+    stream=None, progress=None, cached=True, prefill=256,
+):  # fmt: skip
+    """Continue `prompt`.
+
+    Parameters
+    ----------
+    model : Llama
+    prompt : str, or ids (N,)
+    max_new_tokens : int
+    temperature : float
+        0 takes the best token each time.
+    top_k : int, optional
+    top_p : float, optional
+        In (0, 1].
+    seed : int, optional
+        The same seed draws the same text.
+    stop : ids, optional
+        Tokens that end it and are not returned. By default the one that ends a text, if the model's tokenizer has one.
+    stream : function, optional
+        Called with each new piece of text, whole characters only; with each id where the prompt is ids.
+    progress : bool, optional
+        Show a progress bar; by default where somebody can see it and nothing is streamed.
+    cached : bool
+        False computes everything anew for every token, to see what the cache saves.
+    prefill : int
+        Tokens of the prompt that are run at once; more take more memory. The result is the same.
+
+    Returns
+    -------
+    str, or list of int
+        The new part alone, of the kind that the prompt was.
+
+    Raises
+    ------
+    OptionError
+        If an option is out of its range.
+    TokenError
+        If an id is not in the vocabulary, or text is given to a model without a tokenizer.
+    ShapeError
+        If the prompt is empty.
+
+    Examples
+    --------
+    >>> from minattn.models import Llama, LlamaConfig
+    >>> m = Llama.random(LlamaConfig(2, 12, 20, 6, 2, 4, 50, 64))
+    >>> new = m.generate([3, 1, 4], max_new_tokens=5)
+    >>> new == m.generate([3, 1, 4], max_new_tokens=5, cached=False, progress=False)
+    True
+    """
+    _check(model, temperature, top_k, top_p, max_new_tokens, prefill, stream)
+    is_text = isinstance(prompt, str)
+    if is_text and model.tokenizer is None:
+        raise TokenError("this model has no tokenizer; give token ids instead of text")
+    ids = list(model.tokenizer.encode(prompt)) if is_text else np.asarray(prompt).tolist()
+    if not isinstance(ids, list) or not ids or np.ndim(ids) != 1:
+        raise ShapeError(f"the prompt is {np.shape(ids)}; it must be text or ids (N,), with at least one token")
+    stop = _stop_ids(model, stop)
+    rng = np.random.default_rng(seed)
+    cache = model.new_cache(capacity=len(ids) + max_new_tokens) if cached else None
+    said = _Said(model.tokenizer if is_text else None, stream)
+    progress = False if progress is None and stream is not None else progress
+    with bar(progress, total=max_new_tokens, desc="generating", unit="token") as shown:
+        waiting = ids                                                                     # not yet in the cache
+        while len(said.ids) < max_new_tokens:
+            if cached:
+                for start in range(0, len(waiting), prefill):
+                    x, _ = model.hidden(waiting[start : start + prefill], cache=cache)
+            else:
+                x, _ = model.hidden(ids + said.ids)
+            chosen = sample(model.logits(x[-1:])[0], rng, temperature=temperature, top_k=top_k, top_p=top_p)
+            if chosen in stop:
+                break
+            said.add(chosen)
+            shown.update()
+            waiting = [chosen]
+    return said.end()
+
+
+class _Said:
+    """What was generated so far, handed to `stream` as soon as it is whole."""
+
+    def __init__(self, tokenizer, stream):
+        self.ids, self.tokenizer, self.stream, self.sent = [], tokenizer, stream, 0
+
+    def add(self, n):
+        self.ids.append(n)
+        if self.stream is None:
+            return
+        if self.tokenizer is None:
+            self.stream(n)
+            return
+        text = self.tokenizer.decode(self.ids)
+        if not text.endswith("\ufffd"):                                                   # the end of a cut character
+            self._send(text)
+
+    def end(self):
+        if self.tokenizer is None:
+            return self.ids
+        text = self.tokenizer.decode(self.ids)
+        if self.stream is not None:
+            self._send(text)
+        return text
+
+    def _send(self, text):
+        if len(text) > self.sent:
+            self.stream(text[self.sent :])
+            self.sent = len(text)
+
+
+def _check(model, temperature, top_k, top_p, max_new_tokens, prefill, stream):
+    def whole(number, least):
+        try:
+            return operator.index(number) >= least
+        except TypeError:
+            return False
+
+    if not (np.isscalar(temperature) and np.isreal(temperature) and 0 <= temperature < np.inf):
+        raise OptionError(f"temperature = {temperature!r}; it must be a number of at least 0")
+    if top_k is not None and not whole(top_k, 1):
+        raise OptionError(f"top_k = {top_k!r}; it must be a whole number of at least 1")
+    if top_p is not None and not (np.isscalar(top_p) and np.isreal(top_p) and 0 < top_p <= 1):
+        raise OptionError(f"top_p = {top_p!r}; it must be above 0 and at most 1")
+    if not whole(max_new_tokens, 0):
+        raise OptionError(f"max_new_tokens = {max_new_tokens!r}; it must be a whole number of at least 0")
+    if not whole(prefill, 1):
+        raise OptionError(f"prefill = {prefill!r}; it must be a whole number of at least 1")
+    if stream is not None and not callable(stream):
+        raise OptionError(f"stream is {type(stream).__name__}; it must be a function that takes a piece of text")
+
+
+def _stop_ids(model, stop):
+    """The ids that end the text, as a set."""
+    if stop is None:
+        eos = getattr(model.tokenizer, "eos_id", None)
+        return set() if eos is None else {eos}
+    try:
+        stop = {operator.index(n) for n in ([stop] if np.ndim(stop) == 0 else stop)}
+    except TypeError as error:
+        raise OptionError(f"stop = {stop!r}; it must be token ids") from error
+    if wrong := [n for n in stop if not 0 <= n < model.config.vocab]:
+        raise TokenError(f"stop has token {wrong[0]}, but the vocabulary has ids 0 to {model.config.vocab - 1}")
+    return stop
