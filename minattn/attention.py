@@ -144,8 +144,9 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=
     return results[0] if len(results) == 1 else tuple(results)
 
 
-def attention_backward(dout, q, k, v, *, out=None, lse=None, score_mod_grad=None, mask=None, bias=None, causal=False, q_pos=None,
-                       k_pos=None, scale=None, softcap=None, sink_logits=None, score_mod=None, backend="auto"):  # fmt: skip
+def attention_backward(dout, q, k, v, *, out=None, lse=None, score_mod_grad=None, mask=None, bias=None, causal=False,
+                       q_pos=None, k_pos=None, scale=None, softcap=None, sink_logits=None, score_mod=None,
+                       backend="auto"):  # fmt: skip
     """Gradients of `attention` with respect to q, k, v, and where given bias and sink_logits.
 
     Parameters
@@ -191,20 +192,11 @@ def attention_backward(dout, q, k, v, *, out=None, lse=None, score_mod_grad=None
         raise OptionError("out and lse go together: give both, as attention(..., return_lse=True) returned them, or neither")
     if score_mod_grad is not None and score_mod is None:
         raise OptionError("score_mod_grad without score_mod")
-    B, H, N = x.batch, x.q.shape[1], x.q.shape[2]
-    of_out, of_lse = (*x.lead, *(() if x.headless else (H,)), N, x.v.shape[-1]), (*x.lead, *(() if x.headless else (H,)), N)
-    given = {"dout": (dout, of_out), "out": (out, of_out), "lse": (lse, of_lse)}
-    full = {}
-    for name, (array, shape) in given.items():
-        if array is None:
-            full[name] = None
-            continue
-        array = floats(name, array)
-        if array.shape != shape:
-            raise ShapeError(f"{name} is {array.shape}; it must be {'(..., H, N)' if name == 'lse' else '(..., H, N, Dv)'} = {shape}")
-        full[name] = array.reshape(B, H, *array.shape[len(shape) - (1 if name == "lse" else 2):])
+    dout = _result("dout", dout, x, x.v.shape[-1:])
+    if out is not None:
+        out, lse = _result("out", out, x, x.v.shape[-1:]), _result("lse", lse, x)
     with np.errstate(invalid="ignore", over="ignore"):
-        dq, dk, dv, dbias, dsink = engine.backward(x, full["dout"], full["out"], full["lse"], score_mod_grad)
+        dq, dk, dv, dbias, dsink = engine.backward(x, dout, out, lse, score_mod_grad)
 
     def like(gradient, argument):
         argument = np.asarray(argument)
@@ -218,8 +210,8 @@ def attention_backward(dout, q, k, v, *, out=None, lse=None, score_mod_grad=None
     )  # fmt: skip
 
 
-def attention_weights(q, k, *, lse=None, heads=None, rows=None, top=None, mask=None, bias=None, causal=False, q_pos=None, k_pos=None,
-                      scale=None, softcap=None, sink_logits=None, score_mod=None, backend="auto"):  # fmt: skip
+def attention_weights(q, k, *, lse=None, heads=None, rows=None, top=None, mask=None, bias=None, causal=False, q_pos=None,
+                      k_pos=None, scale=None, softcap=None, sink_logits=None, score_mod=None, backend="auto"):  # fmt: skip
     """The attention map, or the part of it that is asked for, without the rest and without values.
 
     Parameters
@@ -259,12 +251,7 @@ def attention_weights(q, k, *, lse=None, heads=None, rows=None, top=None, mask=N
     H, N = x.q.shape[1:3]
     if heads is not None and x.headless:
         raise OptionError("heads of arrays without a head axis: q is (N, D)")
-    if lse is not None:
-        lse = floats("lse", lse)
-        shape = (*x.lead, *(() if x.headless else (H,)), N)
-        if lse.shape != shape:
-            raise ShapeError(f"lse is {lse.shape}; it must be (..., H, N) = {shape}")
-        lse = lse.reshape(x.batch, H, N)
+    lse = None if lse is None else _result("lse", lse, x)
     if top is not None and operator.index(top) < 1:
         raise OptionError(f"top = {top}; it must be at least 1")
     chosen = _chosen("heads", heads, H), _chosen("rows", rows, N)
@@ -281,6 +268,15 @@ def attention_weights(q, k, *, lse=None, heads=None, rows=None, top=None, mask=N
     return results[0] if top is None else tuple(results)
 
 
+def _result(name, array, x, dim=()):
+    """A result that the caller hands back, (..., H, N) or (..., H, N, Dv), as (B, H, N) or (B, H, N, Dv)."""
+    array, (H, N) = floats(name, array), x.q.shape[1:3]
+    shape = (*x.lead, *(() if x.headless else (H,)), N, *dim)
+    if array.shape != shape:
+        raise ShapeError(f"{name} is {array.shape}; it must be (..., H, N{', Dv' if dim else ''}) = {shape}")
+    return array.reshape(x.batch, H, N, *dim)
+
+
 def _chosen(name, index, size):
     if index is None:
         return np.arange(size)
@@ -288,7 +284,8 @@ def _chosen(name, index, size):
     if index.dtype.kind not in "iu" or index.ndim > 1:
         raise OptionError(f"{name} must be an int or a sequence of ints")
     if index.size and not -size <= index.min() <= index.max() < size:
-        raise OptionError(f"{name} reach from {index.min()} to {index.max()}, but q has {'H' if name == 'heads' else 'N'} = {size}")
+        letter = "H" if name == "heads" else "N"
+        raise OptionError(f"{name} reach from {index.min()} to {index.max()}, but q has {letter} = {size}")
     return index % max(size, 1)
 
 
@@ -302,8 +299,8 @@ def _top(x, weights, visible, top):
     return [x.restore(np.pad(order, missing, constant_values=-1), order.dtype), x.restore(np.pad(values, missing))]
 
 
-def steps(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None, sink_logits=None,
-          score_mod=None):  # fmt: skip
+def steps(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,
+          sink_logits=None, score_mod=None):  # fmt: skip
     """Every stage of `attention`, to look at: Steps(scores, scaled, capped, biased, masked, weights, out).
 
     Parameters

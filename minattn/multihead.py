@@ -87,10 +87,10 @@ class MultiHeadAttention:
             raise ShapeError(f"H = {H} query heads and G = {G} KV heads; H must be a multiple of G")
         for name, w, letter, parts in (("w_q", self.w_q, "H", H), ("w_k", self.w_k, "G", G), ("w_v", self.w_v, "G", G)):
             if w.ndim != 2 or w.shape[1] % parts:
-                raise ShapeError(f"{name} is {w.shape}; it must be (E, {letter} * D), and E_out does not divide by {letter} = {parts}")
+                raise ShapeError(f"{name} is {w.shape}; it must be (E, {letter} * D), a multiple of {letter} = {parts} columns")
         self.head_dim, self.value_dim = self.w_q.shape[1] // H, self.w_v.shape[1] // G
         if self.w_k.shape[1] != G * self.head_dim:
-            raise ShapeError(f"w_k has D = {self.w_k.shape[1] // G} a head but w_q has D = {self.head_dim}; queries and keys must share D")
+            raise ShapeError(f"w_k has D = {self.w_k.shape[1] // G} but w_q has D = {self.head_dim}; they must share D")
         if self.w_o.ndim != 2 or self.w_o.shape[0] != H * self.value_dim:
             raise ShapeError(f"w_o is {self.w_o.shape}; it must be (H * Dv, E_out) with H * Dv = {H * self.value_dim}")
         if b_o is not None and np.shape(b_o) != self.w_o.shape[1:]:

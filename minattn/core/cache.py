@@ -138,8 +138,8 @@ class KVCache(_Cache):
         if (after > self.capacity).any():
             b = int(after.argmax())
             raise CacheError(
-                f"the cache is full: row {b} holds {self._lengths[b]} tokens and gets {real[b]} more, but capacity = {self.capacity}; "
-                "make it larger, reset the row, or use a RollingCache"
+                f"the cache is full: row {b} holds {self._lengths[b]} tokens and gets {real[b]} more, "
+                f"but capacity = {self.capacity}; make it larger, reset the row, or use a RollingCache"
             )
         q_pos = self.next_positions(N, lengths)
         for b, (start, stop) in enumerate(zip(self._lengths, after, strict=True)):
@@ -255,7 +255,9 @@ class RollingCache(_Cache):
         crowded = (evicted[:, 0] > 0) & ((q_pos >= 0).sum(axis=1) > 1)
         if crowded.any():
             b = int(crowded.argmax())
-            raise CacheError(f"row {b} got {(q_pos[b] >= 0).sum()} tokens at once with its cache full; a full cache counts one token at a time")
+            raise CacheError(
+                f"row {b} got {(q_pos[b] >= 0).sum()} tokens at once with its cache full; a full cache counts one token at a time"
+            )
         inside = [np.where(pos < self.first, pos, pos - evicted) for pos in (q_pos, k_pos)]
         return inside[0], inside[1]
 

@@ -76,7 +76,8 @@ class Inputs:
             return a if a.shape[2] == 1 else a[:, :, rows]
 
         return replace(
-            self, q=self.q[:, heads][:, :, rows], k=self.k[:, heads // group], v=None if self.v is None else self.v[:, heads // group],
+            self, q=self.q[:, heads][:, :, rows], k=self.k[:, heads // group],
+            v=None if self.v is None else self.v[:, heads // group],
             bias=None if self.bias is None else part(self.bias), array=None if self.array is None else part(self.array),
             sink_logits=None if self.sink_logits is None else self.sink_logits[heads],
             q_pos=self.q_pos[:, rows], heads=self.heads[heads], rows=self.rows[rows],
@@ -124,7 +125,8 @@ def prepare(q, k, v=None, *, mask=None, bias=None, causal=False, q_pos=None, k_p
         q=q, k=k, v=v, lead=lead, headless=headless, dtype=common_type(**given),
         scale=q.shape[-1] ** -0.5 if scale is None else float(scale), softcap=softcap, score_mod=score_mod,
         bias=bias, sink_logits=sink_logits, rule=rule, array=array,
-        q_pos=_positions("q_pos", q_pos, "N", np.arange(S - N, S), lead), k_pos=_positions("k_pos", k_pos, "S", np.arange(S), lead),
+        q_pos=_positions("q_pos", q_pos, "N", np.arange(S - N, S), lead),
+        k_pos=_positions("k_pos", k_pos, "S", np.arange(S), lead),
         heads=np.arange(H), rows=np.arange(N), sizes=(batch, N, S),
     )  # fmt: skip
 
@@ -135,12 +137,13 @@ def _check_axes(q, k, v=None):
     shown = ", ".join(spell(name, a.shape, letters) for name, (a, letters) in arrays.items())
     for name, (a, letters) in arrays.items():
         if a.ndim < 2:
-            raise ShapeError(f"{name} has {a.ndim} axes ({shown}); it must be (..., {', '.join(letters)}), or ({', '.join(letters[1:])}) for one head")
+            fits = f"(..., {', '.join(letters)}), or ({', '.join(letters[1:])}) for one head"
+            raise ShapeError(f"{name} has {a.ndim} axes ({shown}); it must be {fits}")
         if (a.ndim == 2) != (q.ndim == 2):
             raise ShapeError(f"q has {q.ndim} axes but {name} has {a.ndim} ({shown}); give all of them a head axis or none")
     if q.shape[-1] != k.shape[-1]:
         raise ShapeError(f"k has D = {k.shape[-1]} but q has D = {q.shape[-1]} ({shown}); queries and keys must share D")
-    if q.shape[-1] == 0 or v is not None and v.shape[-1] == 0:
+    if q.shape[-1] == 0 or (v is not None and v.shape[-1] == 0):
         raise ShapeError(f"the head dim is 0 ({shown}); D must be at least 1")
     if v is not None and k.shape[-2] != v.shape[-2]:
         raise ShapeError(f"v has S = {v.shape[-2]} but k has S = {k.shape[-2]} ({shown}); every key needs one value")
@@ -171,7 +174,7 @@ def _score_shaped(name, a, scores, headless):
         fits = False
     if not fits:
         letters = "NS" if headless else "HNS"
-        raise ShapeError(f"{name} is {a.shape} and does not fit the scores ({spell('scores', scores, letters)}); each axis must be full or 1")
+        raise ShapeError(f"{name} is {a.shape}, but {spell('the scores', scores, letters)}; each axis must be full or 1")
     a = a.reshape((1,) * (len(scores) - a.ndim) + a.shape)
     return _four_axes(a, scores[: len(scores) - 2 if headless else -3])
 
@@ -182,13 +185,17 @@ def _split_mask(mask, scores, headless):
         return mask, None
     a = np.asarray(mask)
     if a.dtype != bool:
-        hint = {"i": "0/1 integers: use mask.astype(bool)", "u": "0/1 integers: use mask.astype(bool)", "f": "floats that are added to the scores go to bias="}
-        raise MaskError(f"mask is {a.dtype}; it must be boolean, True = may attend ({hint.get(a.dtype.kind, 'or a Mask')})")
+        integers, hints = "for 0/1 integers use mask.astype(bool)", {"f": "floats that are added to the scores go to bias="}
+        hint = integers if a.dtype.kind in "iu" else hints.get(a.dtype.kind, "or a Mask")
+        raise MaskError(f"mask is {a.dtype}; it must be boolean, True = may attend ({hint})")
     if a.ndim not in (2, len(scores)):
-        raise ShapeError(f"mask has {a.ndim} axes {a.shape}; it must be (N, S) = {scores[-2:]} or have the {len(scores)} axes of the scores {scores}, 1 where it broadcasts")
+        raise ShapeError(
+            f"mask has {a.ndim} axes, {a.shape}; it must be (N, S) = {scores[-2:]}, "
+            f"or have the {len(scores)} axes of the scores {scores} with 1 where it broadcasts"
+        )
     if a.ndim == 2 and len(scores) > 2 and a.shape not in {(n, s) for n in (1, scores[-2]) for s in (1, scores[-1])}:
-        padding = "; for the real keys of each row (B, S) use masks.padding(lengths) or mask[:, None, None, :]" if scores[:1] == a.shape[:1] else ""
-        raise ShapeError(f"mask is {a.shape} but the scores have (N, S) = {scores[-2:]}{padding}")
+        hint = "; for padding (B, S) use masks.padding(lengths) or mask[:, None, None, :]" if scores[:1] == a.shape[:1] else ""
+        raise ShapeError(f"mask is {a.shape} but the scores have (N, S) = {scores[-2:]}{hint}")
     return None, _score_shaped("mask", a, scores, headless)
 
 
@@ -199,8 +206,9 @@ def _positions(name, pos, letter, default, lead):
     pos = np.asarray(pos)
     if pos.dtype.kind not in "iu":
         raise PositionError(f"{name} is {pos.dtype}; positions are integers")
-    if pos.ndim < 1 or pos.shape[-1] != len(default) or pos.shape[:-1] not in ((), lead) and not _fits(pos.shape[:-1], lead):
-        raise ShapeError(f"{name} is {pos.shape}; it must be ({letter},) or (..., {letter}) with {letter} = {len(default)} and the leading axes {lead}, without heads")
+    if pos.ndim < 1 or pos.shape[-1] != len(default) or not (pos.ndim == 1 or _fits(pos.shape[:-1], lead)):
+        fits = f"({letter},) or (..., {letter}) with {letter} = {len(default)} and the axes before the heads {lead}"
+        raise ShapeError(f"{name} is {pos.shape}; it must be {fits}")
     if pos.ndim == 1 or len(lead) == 1:
         return pos if pos.ndim == 2 else pos[None]
     return np.broadcast_to(pos, (*lead, len(default))).reshape(int(np.prod(lead)), len(default))

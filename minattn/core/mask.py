@@ -80,7 +80,7 @@ class Mask:
 
     def __init__(self, rule, *, name=None):
         if not callable(rule):
-            raise MaskError(f"rule is {type(rule).__name__}; a Mask needs a function rule(i, j); an array goes straight to mask=")
+            raise MaskError(f"rule is {type(rule).__name__}; a Mask needs a function rule(i, j); an array goes to mask= itself")
         self.by_row = _takes_four(rule)
         self.name = name or getattr(rule, "__name__", "rule").replace("<lambda>", "rule")
         self._at = (lambda g: rule(g.b, g.h, g.i, g.j)) if self.by_row else (lambda g: rule(g.i, g.j))
@@ -102,14 +102,14 @@ class Mask:
         except ValueError as error:
             if "truth value" not in str(error):
                 raise
-            raise MaskError(f"rule of mask {self.name} must be array arithmetic: use & | ~ and np.where, not and, or, not, if") from error
+            raise MaskError(f"mask {self.name}: its rule must be array arithmetic, with & | ~ for and, or, not") from error
         if seen.dtype != bool:
-            raise MaskError(f"rule of mask {self.name} returns {seen.dtype}; it must return booleans (compare, or use .astype(bool))")
+            raise MaskError(f"mask {self.name}: its rule returns {seen.dtype}; compare, or use .astype(bool), for booleans")
         full = np.broadcast_shapes(*(a.shape for a in (where.b, where.h, where.i, where.j)))
         try:
             np.broadcast_to(seen, full)
         except ValueError as error:
-            raise ShapeError(f"rule of mask {self.name} returns shape {seen.shape}, which does not fit (B, H, N, S) = {full}") from error
+            raise ShapeError(f"mask {self.name}: its rule returns shape {seen.shape} for (B, H, N, S) = {full}") from error
         return seen.reshape((1,) * (4 - seen.ndim) + seen.shape)
 
     def dense(self, N, S, *, batch=None, heads=1, q_pos=None, k_pos=None):
@@ -179,13 +179,14 @@ def _takes_four(rule):
     kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     needed = [p for p in inspect.signature(rule).parameters.values() if p.kind in kinds and p.default is p.empty]
     if len(needed) not in (2, 4):
-        raise MaskError(f"rule takes {len(needed)} arguments ({', '.join(p.name for p in needed)}); it must be rule(i, j) or rule(b, h, i, j)")
+        names = ", ".join(p.name for p in needed)
+        raise MaskError(f"rule takes {len(needed)} arguments ({names}); it must be rule(i, j) or rule(b, h, i, j)")
     return len(needed) == 4
 
 
 def _join(left, sign, right):
     if not isinstance(right, Mask):
-        raise MaskError(f"cannot combine a Mask with {type(right).__name__}: use mask.dense(N, S) {sign} array, or write the array as a rule")
+        raise MaskError(f"cannot combine a Mask with {type(right).__name__}; with an array, use mask.dense(N, S) {sign} array")
     sizes = []
     for letter, a, b in zip("BNS", left.sizes, right.sizes, strict=True):
         if a is not None and b is not None and a != b:

@@ -126,7 +126,7 @@ def padding(lengths):
     """
     lengths = np.asarray(lengths)
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any():
-        raise MaskError(f"lengths are {lengths.dtype} of shape {lengths.shape}; padding needs integers (B,), 0 or more: the real keys of each row")
+        raise MaskError(f"lengths are {lengths.dtype} of shape {lengths.shape}; padding needs integers (B,), none below 0")
     rule = lambda g: g.j < lengths[g.b]  # noqa: E731
     return Mask.node(rule, "padding", by_row=True, sizes=(len(lengths), None, None))
 

@@ -74,7 +74,8 @@ def learned(table, positions):
     if positions.dtype.kind not in "iu":
         raise PositionError(f"positions are {positions.dtype}; they must be integers")
     if positions.size and not 0 <= positions.min() <= positions.max() < len(table):
-        raise PositionError(f"positions reach from {positions.min()} to {positions.max()}, but the table has rows 0 to {len(table) - 1}")
+        reach = f"from {positions.min()} to {positions.max()}"
+        raise PositionError(f"positions reach {reach}, but the table has rows 0 to {len(table) - 1}")
     return table[positions]
 
 

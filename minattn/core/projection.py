@@ -5,7 +5,8 @@
 
     q = x w_q,   k = y w_k,   v = y w_v       self-attention: y is x; cross-attention: y is `context`
 
-Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2.2. Grouped heads: Ainslie et al. 2023, arXiv:2305.13245.
+Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2.2. Grouped heads: Ainslie et al. 2023,
+arXiv:2305.13245.
 """
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class ProjectionGrads(NamedTuple):
 
 def _linear(name, x, w, b):
     if x.ndim < 2 or w.ndim != 2 or x.shape[-1] != w.shape[0]:
-        raise ShapeError(f"w_{name} is {w.shape} but its input is {x.shape}; w_{name} must be (E_in, E_out) with E_in = E, the input's last axis")
+        raise ShapeError(f"w_{name} is {w.shape} but its input is {x.shape}; it must be (E, E_out) with the E of (..., N, E)")
     if b is not None and np.shape(b) != (w.shape[1],):
         raise ShapeError(f"b_{name} is {np.shape(b)} but w_{name} has E_out = {w.shape[1]}; b_{name} must be (E_out,)")
     return x @ w if b is None else x @ w + b
@@ -112,7 +113,7 @@ def split_heads(x, heads):
     """
     x = np.asarray(x)
     if x.ndim < 2 or heads < 1 or x.shape[-1] % heads:
-        raise ShapeError(f"x is {x.shape} and cannot be split into H = {heads} heads; it must be (..., N, E) with E a multiple of H")
+        raise ShapeError(f"x is {x.shape} and H = {heads}; to be split it must be (..., N, E) with E a multiple of H")
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).swapaxes(-2, -3)
 
 

@@ -61,9 +61,9 @@ def stages(x):
 
 def last_stage(x):
     """The masked scores; each earlier stage is let go as the next one stands."""
-    for _, s in stages(x):
-        pass
-    return s
+    for _, scores in stages(x):
+        masked = scores
+    return masked
 
 
 def group(a, G):
@@ -108,7 +108,8 @@ def modify(function, s, x):
         return np.broadcast_to(out, s.shape).astype(x.work, copy=False)
     except ValueError as error:
         name = getattr(function, "__name__", "score_mod")
-        raise ShapeError(f"{name} returns shape {out.shape} for scores (B, H, N, S) = {s.shape}; it must work entry by entry") from error
+        shapes = f"shape {out.shape} for scores (B, H, N, S) = {s.shape}"
+        raise ShapeError(f"{name} returns {shapes}; it must work entry by entry") from error
 
 
 def visible_pairs(x, scores):

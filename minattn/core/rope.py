@@ -102,7 +102,7 @@ def rope(x, positions, *, layout, theta=10_000.0, rotary_dim=None, scaling=None)
     if positions.dtype.kind not in "iu":
         raise PositionError(f"positions are {positions.dtype}; they must be integers")
     if positions.ndim not in (1, x.ndim - 2) or positions.shape[-1] != x.shape[-2]:
-        raise ShapeError(f"positions are {positions.shape} but x is {x.shape}; they must be (N,) or (..., N) with N = {x.shape[-2]}")
+        raise ShapeError(f"positions are {positions.shape} but x is {x.shape}; they must be (N,) or (..., N), N = {x.shape[-2]}")
     if positions.ndim > 1:
         if any(given not in (1, size) for given, size in zip(positions.shape, x.shape[:-3], strict=False)):
             raise ShapeError(f"positions are {positions.shape} but x is {x.shape}; their axes before N must be x's before H")

@@ -18,7 +18,7 @@ def spell(name, shape, letters):
 def floats(name, array):
     """`array` as an array of a float type that attention is defined for: 16, 32 or 64 bits."""
     array = np.asarray(array)
-    if array.dtype.kind == "f" and array.dtype.itemsize <= 8 or array.dtype.name == "bfloat16":
+    if (array.dtype.kind == "f" and array.dtype.itemsize <= 8) or array.dtype.name == "bfloat16":
         return array
     raise DtypeError(
         f"{name} is {array.dtype}; attention needs float16, bfloat16, float32 or float64 (convert with {name}.astype(np.float32))"
