@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .core import reference
-from .core.errors import BackendError, OptionError, ShapeError
+from .core.errors import BackendError, OptionError
 from .core.inputs import prepare
 from .core.reference import Steps
-from .core.shapes import floats, sum_to
+from .core.shapes import sum_to
 from .core.softmax import merge
 
 __all__ = ["Grads", "Steps", "attention", "attention_backward", "attention_weights", "merge", "steps"]
@@ -192,17 +192,15 @@ def attention_backward(dout, q, k, v, *, out=None, lse=None, score_mod_grad=None
         raise OptionError("out and lse go together: give both, as attention(..., return_lse=True) returned them, or neither")
     if score_mod_grad is not None and score_mod is None:
         raise OptionError("score_mod_grad without score_mod")
-    dout = _result("dout", dout, x, x.v.shape[-1:])
+    dout = x.accept("dout", dout, x.v.shape[-1:])
     if out is not None:
-        out, lse = _result("out", out, x, x.v.shape[-1:]), _result("lse", lse, x)
+        out, lse = x.accept("out", out, x.v.shape[-1:]), x.accept("lse", lse)
     with np.errstate(invalid="ignore", over="ignore"):
         dq, dk, dv, dbias, dsink = engine.backward(x, dout, out, lse, score_mod_grad)
 
     def like(gradient, argument):
         argument = np.asarray(argument)
-        heads = () if x.headless else gradient.shape[1:2]
-        gradient = gradient.reshape(*x.lead, *heads, *gradient.shape[2:])
-        return sum_to(gradient, argument.shape).astype(argument.dtype, copy=False)
+        return sum_to(x.restore(gradient, x.work), argument.shape).astype(argument.dtype, copy=False)
 
     return Grads(
         like(dq, q), like(dk, k), like(dv, v), None if bias is None else like(dbias, bias),
@@ -248,55 +246,19 @@ def attention_weights(q, k, *, lse=None, heads=None, rows=None, top=None, mask=N
     x = prepare(q, k, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
                 sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
     engine = _backend(backend)
-    H, N = x.q.shape[1:3]
-    if heads is not None and x.headless:
-        raise OptionError("heads of arrays without a head axis: q is (N, D)")
-    lse = None if lse is None else _result("lse", lse, x)
+    lse = None if lse is None else x.accept("lse", lse)
     if top is not None and operator.index(top) < 1:
         raise OptionError(f"top = {top}; it must be at least 1")
-    chosen = _chosen("heads", heads, H), _chosen("rows", rows, N)
     if heads is not None or rows is not None:
-        x = x.select(*chosen)
-        lse = None if lse is None else lse[:, chosen[0]][:, :, chosen[1]]
+        x, lse = x.select(heads, rows, lse)
     with np.errstate(invalid="ignore", over="ignore"):
-        weights, visible = engine.weights(x, lse)
-    results = [x.restore(weights)] if top is None else _top(x, weights, visible, top)
+        results = engine.weights(x, lse, top)
+    results = [x.restore(a, None if a.dtype.kind == "f" else a.dtype) for a in results]
     if rows is not None and np.ndim(rows) == 0:
         results = [a[..., 0, :] for a in results]
     if heads is not None and np.ndim(heads) == 0:
         results = [a.take(0, axis=len(x.lead)) for a in results]
     return results[0] if top is None else tuple(results)
-
-
-def _result(name, array, x, dim=()):
-    """A result that the caller hands back, (..., H, N) or (..., H, N, Dv), as (B, H, N) or (B, H, N, Dv)."""
-    array, (H, N) = floats(name, array), x.q.shape[1:3]
-    shape = (*x.lead, *(() if x.headless else (H,)), N, *dim)
-    if array.shape != shape:
-        raise ShapeError(f"{name} is {array.shape}; it must be (..., H, N{', Dv' if dim else ''}) = {shape}")
-    return array.reshape(x.batch, H, N, *dim)
-
-
-def _chosen(name, index, size):
-    if index is None:
-        return np.arange(size)
-    index = np.atleast_1d(np.asarray(index))
-    if index.dtype.kind not in "iu" or index.ndim > 1:
-        raise OptionError(f"{name} must be an int or a sequence of ints")
-    if index.size and not -size <= index.min() <= index.max() < size:
-        letter = "H" if name == "heads" else "N"
-        raise OptionError(f"{name} reach from {index.min()} to {index.max()}, but q has {letter} = {size}")
-    return index % max(size, 1)
-
-
-def _top(x, weights, visible, top):
-    """(indices, values) of the largest weights of each row; what a row may not see is never among them."""
-    ranked = weights if visible is None else np.where(visible, weights, -1)
-    order = np.argsort(-ranked, axis=-1, kind="stable")[..., :top]
-    values = np.take_along_axis(ranked, order, axis=-1)
-    order, values = np.where(values < 0, -1, order), np.where(values < 0, 0, values)
-    missing = [(0, 0)] * (order.ndim - 1) + [(0, top - order.shape[-1])]
-    return [x.restore(np.pad(order, missing, constant_values=-1), order.dtype), x.restore(np.pad(values, missing))]
 
 
 def steps(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,

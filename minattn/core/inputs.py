@@ -67,21 +67,33 @@ class Inputs:
             seen = part if seen is None else seen & part
         return seen
 
-    def select(self, heads, rows):
-        """The problem of some query heads and some queries, each with the KV head that it reads."""
+    def select(self, heads, rows, lse=None):
+        """The problem of some query heads and some queries, each with the KV head that it reads; and their lse."""
+        if heads is not None and self.headless:
+            raise OptionError("heads of arrays without a head axis: q is (N, D)")
         group = self.q.shape[1] // self.k.shape[1]
+        heads, rows = _chosen("heads", heads, "H", self.q.shape[1]), _chosen("rows", rows, "N", self.q.shape[2])
 
         def part(a):
             a = a if a.shape[1] == 1 else a[:, heads]
             return a if a.shape[2] == 1 else a[:, :, rows]
 
+        lse = None if lse is None else lse[:, heads][:, :, rows]
         return replace(
             self, q=self.q[:, heads][:, :, rows], k=self.k[:, heads // group],
             v=None if self.v is None else self.v[:, heads // group],
             bias=None if self.bias is None else part(self.bias), array=None if self.array is None else part(self.array),
             sink_logits=None if self.sink_logits is None else self.sink_logits[heads],
             q_pos=self.q_pos[:, rows], heads=self.heads[heads], rows=self.rows[rows],
-        )  # fmt: skip
+        ), lse  # fmt: skip
+
+    def accept(self, name, array, dim=()):
+        """A result that the caller hands back, (..., H, N) or (..., H, N, Dv), as (B, H, N) or (B, H, N, Dv)."""
+        array, (H, N) = floats(name, array), self.q.shape[1:3]
+        shape = (*self.lead, *(() if self.headless else (H,)), N, *dim)
+        if array.shape != shape:
+            raise ShapeError(f"{name} is {array.shape}; it must be (..., H, N{', Dv' if dim else ''}) = {shape}")
+        return array.reshape(self.batch, H, N, *dim)
 
     def restore(self, array, dtype=None):
         """(B, H, ...) with the caller's leading axes, in the type of the results."""
@@ -129,6 +141,18 @@ def prepare(q, k, v=None, *, mask=None, bias=None, causal=False, q_pos=None, k_p
         k_pos=_positions("k_pos", k_pos, "S", np.arange(S), lead),
         heads=np.arange(H), rows=np.arange(N), sizes=(batch, N, S),
     )  # fmt: skip
+
+
+def _chosen(name, index, letter, size):
+    """Indices of heads or rows, counted from 0; None for all."""
+    if index is None:
+        return np.arange(size)
+    index = np.atleast_1d(np.asarray(index))
+    if index.dtype.kind not in "iu" or index.ndim > 1:
+        raise OptionError(f"{name} must be an int or a sequence of ints")
+    if index.size and not -size <= index.min() <= index.max() < size:
+        raise OptionError(f"{name} reach from {index.min()} to {index.max()}, but q has {letter} = {size}")
+    return index % max(size, 1)
 
 
 def _check_axes(q, k, v=None):

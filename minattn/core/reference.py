@@ -124,9 +124,18 @@ def forward(x):
     return weighted_values(x, weights), weights, lse
 
 
-def weights(x, lse=None):
-    """(weights, visible) of the problem `x`, whose values are not needed."""
-    return normalize(x, last_stage(x), lse)[0], x.visible()
+def weights(x, lse=None, top=None):
+    """The weights of `x`, which needs no values, as a tuple of one; with `top`, (indices, values) of the largest of each row."""
+    weights, _ = normalize(x, last_stage(x), lse)
+    if top is None:
+        return (weights,)
+    visible = x.visible()
+    ranked = weights if visible is None else np.where(visible, weights, -1)       # what is hidden is never among them
+    indices = np.argsort(-ranked, axis=-1, kind="stable")[..., :top]
+    values = np.take_along_axis(ranked, indices, axis=-1)
+    indices, values = np.where(values < 0, -1, indices), np.where(values < 0, 0, values)
+    missing = [(0, 0)] * 3 + [(0, top - indices.shape[-1])]
+    return np.pad(indices, missing, constant_values=-1), np.pad(values, missing)
 
 
 def steps(x):
