@@ -55,7 +55,7 @@ def load(name_or_path, *, download=True, dtype=np.float32):
     if name_or_path in SOURCES:
         path = find(name_or_path)
         if path is None and not download:
-            raise WeightsError(f"the weights of {name_or_path} are not on this machine; fetch them with: minattn fetch {name_or_path}")
+            raise WeightsError(f"the weights of {name_or_path} are not here; fetch them with: minattn fetch {name_or_path}")
         if path is None:
             path = fetch(name_or_path)
         check(path, name_or_path)

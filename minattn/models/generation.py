@@ -27,7 +27,9 @@ def sample(logits, rng, *, temperature=0.0, top_k=None, top_p=None):
     if temperature == 0:
         return int(np.argmax(logits))
     order = np.argsort(-logits, kind="stable")[:top_k]                                    # best first
-    p = softmax(logits[order].astype(np.float64) / temperature)
+    scores = logits[order].astype(np.float64)
+    with np.errstate(over="ignore"):                                                      # -inf where the temperature is tiny
+        p = softmax((scores - scores[0]) / temperature)
     if top_p is not None:
         fewest = int(np.searchsorted(np.cumsum(p), top_p)) + 1
         order, p = order[:fewest], p[:fewest]
@@ -53,7 +55,7 @@ def generate(
     seed : int, optional
         The same seed draws the same text.
     stop : ids, optional
-        Tokens that end it and are not returned. By default the one that ends a text, if the model's tokenizer has one.
+        Tokens that end it and are not returned; by default those of the model's tokenizer. () never stops early.
     stream : function, optional
         Called with each new piece of text, whole characters only; with each id where the prompt is ids.
     progress : bool, optional
@@ -89,11 +91,14 @@ def generate(
     is_text = isinstance(prompt, str)
     if is_text and model.tokenizer is None:
         raise TokenError("this model has no tokenizer; give token ids instead of text")
-    ids = list(model.tokenizer.encode(prompt)) if is_text else np.asarray(prompt).tolist()
-    if not isinstance(ids, list) or not ids or np.ndim(ids) != 1:
-        raise ShapeError(f"the prompt is {np.shape(ids)}; it must be text or ids (N,), with at least one token")
+    ids = model.tokenizer.encode(prompt) if is_text else _one_row(prompt)
+    if not ids:
+        raise ShapeError("the prompt is empty; there must be at least one token to continue")
     stop = _stop_ids(model, stop)
-    rng = np.random.default_rng(seed)
+    try:
+        rng = np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"seed = {seed!r}; {error}") from error
     cache = model.new_cache(capacity=len(ids) + max_new_tokens) if cached else None
     said = _Said(model.tokenizer if is_text else None, stream)
     progress = False if progress is None and stream is not None else progress
@@ -152,11 +157,14 @@ def _check(model, temperature, top_k, top_p, max_new_tokens, prefill, stream):
         except TypeError:
             return False
 
-    if not (np.isscalar(temperature) and np.isreal(temperature) and 0 <= temperature < np.inf):
+    def number(x):
+        return isinstance(x, int | float | np.integer | np.floating)
+
+    if not (number(temperature) and 0 <= temperature < np.inf):
         raise OptionError(f"temperature = {temperature!r}; it must be a number of at least 0")
     if top_k is not None and not whole(top_k, 1):
         raise OptionError(f"top_k = {top_k!r}; it must be a whole number of at least 1")
-    if top_p is not None and not (np.isscalar(top_p) and np.isreal(top_p) and 0 < top_p <= 1):
+    if top_p is not None and not (number(top_p) and 0 < top_p <= 1):
         raise OptionError(f"top_p = {top_p!r}; it must be above 0 and at most 1")
     if not whole(max_new_tokens, 0):
         raise OptionError(f"max_new_tokens = {max_new_tokens!r}; it must be a whole number of at least 0")
@@ -166,11 +174,20 @@ def _check(model, temperature, top_k, top_p, max_new_tokens, prefill, stream):
         raise OptionError(f"stream is {type(stream).__name__}; it must be a function that takes a piece of text")
 
 
+def _one_row(prompt):
+    try:
+        ids = np.asarray(prompt)
+    except ValueError as error:
+        raise ShapeError("the prompt is rows of unequal length; it must be text or one row of ids (N,)") from error
+    if ids.ndim != 1:
+        raise ShapeError(f"the prompt is {ids.shape}; it must be text or one row of ids (N,)")
+    return ids.tolist()
+
+
 def _stop_ids(model, stop):
     """The ids that end the text, as a set."""
     if stop is None:
-        eos = getattr(model.tokenizer, "eos_id", None)
-        return set() if eos is None else {eos}
+        return set(() if model.tokenizer is None else model.tokenizer.stop_ids)
     try:
         stop = {operator.index(n) for n in ([stop] if np.ndim(stop) == 0 else stop)}
     except TypeError as error:

@@ -112,7 +112,7 @@ class GGUF(Mapping):
         self.path = path
         cursor = _Cursor(np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray), path)
         cursor.take(4)
-        version, = cursor.numbers("I")
+        (version,) = cursor.numbers("I")
         if version != 3:
             raise WeightsError(f"{path} is GGUF version {version}; only version 3 is read")
         tensors, settings = cursor.numbers("QQ")
@@ -146,7 +146,7 @@ class _Cursor:
 
     def take(self, size):
         if size > len(self.data) - self.at:
-            raise WeightsError(f"{self.path} is cut short or altered: {size} bytes wanted at {self.at} of {len(self.data)}")
+            raise self.short(f"{size} bytes are to be read at byte {self.at}")
         self.at += size
         return self.data[self.at - size : self.at]
 
@@ -156,18 +156,21 @@ class _Cursor:
     def plausible(self, count):
         """A count that the rest of the file could hold, at one byte each."""
         if count > len(self.data) - self.at:
-            raise WeightsError(f"{self.path} is cut short or altered: it claims {count} items at byte {self.at} of {len(self.data)}")
+            raise self.short(f"it claims {count} items at byte {self.at}")
         return count
 
+    def short(self, how):
+        return WeightsError(f"{self.path}, of {len(self.data)} bytes, is cut short or altered: {how}")
+
     def string(self):
-        size, = self.numbers("Q")
+        (size,) = self.numbers("Q")
         try:
             return self.take(size).tobytes().decode()
         except UnicodeDecodeError as error:
             raise WeightsError(f"{self.path} is altered: the text before byte {self.at} is not UTF-8") from error
 
     def value(self):
-        kind, = self.numbers("I")
+        (kind,) = self.numbers("I")
         if kind != _ARRAY:
             return self._scalar(kind)
         kind, count = self.numbers("IQ")
@@ -180,7 +183,7 @@ class _Cursor:
     def _scalar(self, kind):
         if kind == _STRING:
             return self.string()
-        number, = self.numbers(self._letter(kind))
+        (number,) = self.numbers(self._letter(kind))
         if kind == _BOOL:
             return bool(number)
         return float(str(np.float32(number))) if kind == 6 else number  # 1e-05, not the 9.99999974e-06 that it is stored as
@@ -192,7 +195,7 @@ class _Cursor:
 
     def place(self):
         name = self.string()
-        rank, = self.numbers("I")
+        (rank,) = self.numbers("I")
         if rank > 4:
             raise WeightsError(f"{self.path} is altered: tensor {name} has {rank} axes")
         *sizes, kind, offset = self.numbers(f"{rank}QIQ")
@@ -207,5 +210,5 @@ class _Cursor:
             raise WeightsError(f"tensor {name} in {self.path} has rows of {shape[-1]}, which is no multiple of {weights}")
         start, count = self.at + offset, math.prod(shape) // weights
         if count * size > len(self.data) - start:
-            raise WeightsError(f"{self.path} is cut short or altered: tensor {name} ends at byte {start + count * size} of {len(self.data)}")
+            raise self.short(f"tensor {name} ends at byte {start + count * size}")
         return Tensor(shape, type_name, self.data[start : start + count * size].reshape(count, size))

@@ -137,7 +137,9 @@ def _shards(folder):
     """The safetensors files of a folder, by the names of the tensors in them."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        listed = _json(index).get("weight_map", {})
+        listed = _json(index).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise WeightsError(f"{index} has no weight_map that says which file holds which tensor")
         paths = sorted({folder / name for name in listed.values()})
         if strangers := [path for path in paths if path.parent != folder]:
             raise WeightsError(f"{index} points outside its folder, to {strangers[0]}")
@@ -156,7 +158,8 @@ def _tokenizer(folder, settings):
     if not path.is_file():
         return NoTokenizer(f"{folder} has no tokenizer.json")
     bos, eos = (settings.get(f"{end}_token_id") for end in ("bos", "eos"))
-    return Tokenizer.from_file(path, bos_id=bos, eos_id=eos[0] if isinstance(eos, list) else eos)
+    ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    return Tokenizer.from_file(path, bos_id=bos, eos_id=ends[0] if ends else None, stop_ids=ends)
 
 
 def read(folder, dtype=np.float32):

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..attention import attention
 from ..core.cache import KVCache
-from ..core.errors import DtypeError, OptionError, ShapeError, TokenError, WeightsError
+from ..core.errors import DtypeError, OptionError, ShapeError, TokenError
 from ..core.projection import merge_heads, project_qkv, split_heads
 from ..core.rope import rope
 from . import generation
@@ -125,7 +125,8 @@ class Llama:
 
     def __repr__(self):
         c = self.config
-        return f"Llama(L={c.layers}, E={c.dim}, F={c.hidden}, H={c.heads}, G={c.kv_heads}, D={c.head_dim}, V={c.vocab}, {c.n_parameters:,} parameters)"
+        sizes = f"L={c.layers}, E={c.dim}, F={c.hidden}, H={c.heads}, G={c.kv_heads}, D={c.head_dim}, V={c.vocab}"
+        return f"Llama({sizes}, {c.n_parameters:,} parameters)"
 
     def forward(self, ids, *, lengths=None, cache=None, return_weights=False):
         """Logits for the token after each of `ids`.

@@ -30,12 +30,16 @@ class Tokenizer:
     backend : tokenizers.Tokenizer
     bos_id, eos_id : int or None
         The tokens that begin and end a text.
+    stop_ids : ids, optional
+        All tokens that end what a model generates, where there are more than eos_id.
     system : str or None
         The system line of a chat that has none of its own.
     """
 
-    def __init__(self, backend, *, bos_id=None, eos_id=None, system=None):
+    def __init__(self, backend, *, bos_id=None, eos_id=None, stop_ids=None, system=None):
         self._backend, self.bos_id, self.eos_id, self.system = backend, bos_id, eos_id, system
+        only = () if eos_id is None else (eos_id,)
+        self.stop_ids = frozenset(only if stop_ids is None else stop_ids)
 
     @classmethod
     def from_gguf(cls, metadata):
@@ -63,15 +67,15 @@ class Tokenizer:
         return cls(backend, bos_id=bos, eos_id=eos, system=system)
 
     @classmethod
-    def from_file(cls, path, *, bos_id=None, eos_id=None, system=None):
-        """A Hugging Face `tokenizer.json`."""
+    def from_file(cls, path, **settings):
+        """A Hugging Face `tokenizer.json`; the settings are those of the class."""
         try:
             backend = _tokenizers().Tokenizer.from_file(str(Path(path)))
         except DependencyError:
             raise
         except Exception as error:  # the package raises plain Exception
             raise WeightsError(f"{path} cannot be read as a tokenizer: {error}") from error
-        return cls(backend, bos_id=bos_id, eos_id=eos_id, system=system)
+        return cls(backend, **settings)
 
     def __len__(self):
         return self._backend.get_vocab_size(with_added_tokens=True)
@@ -137,6 +141,9 @@ class Tokenizer:
 
 class NoTokenizer:
     """Stands where a model's tokenizer would be and says, when asked for anything, why there is none."""
+
+    bos_id = eos_id = None
+    stop_ids = frozenset()
 
     def __init__(self, reason):
         self.reason = reason
