@@ -88,7 +88,8 @@ def model():
 def real(name):
     """What SmolLM2 gives for `name`: computed now where the model is here, else read from maps/NAME.npz.
 
-    Returns a namespace of arrays: `real("cat").tokens`, `real("cat").weights`. Stored numbers have three digits.
+    Returns a namespace: `real("cat").tokens`, a list of str, and `real("cat").weights`, an array. Stored numbers have
+    three digits.
     """
     if name not in _RECIPES:
         raise KeyError(f"no recipe called {name!r}; there are {', '.join(_RECIPES)}")
@@ -101,7 +102,7 @@ def real(name):
 def maps(name):
     """The tokens (a list of str) and the attention weights of `real(name)`: for "cat" (layers, H, N, S)."""
     found = real(name)
-    return list(found.tokens), found.weights
+    return found.tokens, found.weights
 
 
 def recipe(function):
@@ -119,8 +120,8 @@ def cat(m):
 
 @recipe
 def induction(m):
-    """64 random tokens, twice; of six heads, named by (layer, head) in `heads`, the weights (6, N, N)."""
-    once = np.random.default_rng(0).integers(100, m.config.vocab_size, 64)
+    """64 random tokens, twice: a previous-token head, 16.0, and five that find the first copy; weights (6, N, N)."""
+    once = np.random.default_rng(0).integers(100, len(m.tokenizer), 64)
     ids = np.tile(once, 2)
     heads = np.array([(16, 0), (17, 3), (17, 4), (17, 5), (18, 6), (18, 7)])
     weights = m.forward(ids, return_weights=True)[1]
@@ -141,7 +142,7 @@ def store():
 
 
 def _labels(m, ids):
-    return np.array([m.tokenizer.decode([int(i)]) for i in ids])
+    return [m.tokenizer.decode([int(i)]) for i in ids]
 
 
 def _narrow(value):
@@ -150,6 +151,8 @@ def _narrow(value):
 
 
 def _widen(value):
+    if value.dtype.kind == "U":
+        return value.tolist()
     return value.astype(np.float32) if value.dtype.kind == "f" else value
 
 
