@@ -1,0 +1,123 @@
+"""`minattn learn`: the lessons in JupyterLab.
+
+From a clone they open in place. An installed package carries a copy of them, which is laid into a folder of the
+learner's own; what lies there already is never written over. The server listens on this machine alone and asks for
+its token, whatever the user's own Jupyter settings say.
+"""
+import importlib.util
+import json
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+
+from ..core.errors import DependencyError, OptionError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED_FOLDER = "minattn-lessons"
+BUILDERS_ONLY = ("build.py", "[0-9][0-9]_*.py", "*.part", "*.pyc")    # a learner reads the notebooks, not their sources
+
+
+def add(commands):
+    """Declare the command."""
+    parser = commands.add_parser("learn", help="open the lessons in JupyterLab")
+    parser.add_argument("--folder", type=Path, help="work on a copy of the lessons in this folder (default: in place "
+                        f"in a clone, else ./{INSTALLED_FOLDER}); what lies there is kept")
+    parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+    parser.add_argument("--port", type=int, default=8888, help="first port to try (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(options):
+    """Print the map of the lessons, lay out a copy where one is needed, and run JupyterLab until it is stopped."""
+    if not 0 < options.port < 65536:
+        raise OptionError(f"--port is {options.port}; a port is 1 to 65535")
+    shipped, in_place = find_lessons()
+    folder = options.folder if options.folder or in_place else Path(INSTALLED_FOLDER)
+    print(overview(shipped), end="\n\n")
+    if folder is None:
+        folder = shipped
+        print(f"Lessons: {folder}", flush=True)
+    else:
+        folder = folder.expanduser().absolute()
+        print(report(folder, *lay_out(shipped, folder)), flush=True)
+    serve(folder, port=options.port, browser=not options.no_browser)
+    return 0
+
+
+def find_lessons():
+    """The folder that holds the lessons, and whether it is a clone's, to be used in place."""
+    clone = PACKAGE.parent
+    if (clone / "lessons").is_dir() and (clone / "pyproject.toml").is_file():
+        return clone / "lessons", True
+    if (PACKAGE / "_lessons").is_dir():
+        return PACKAGE / "_lessons", False
+    raise DependencyError("this installation carries no lessons: install minattn again")
+
+
+def overview(folder):
+    """The map of the lessons: number, title, minutes, one line each."""
+    lines = []
+    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+        head = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        title = head.splitlines()[0].lstrip("# ").removeprefix(path.name[:2]).lstrip(" .:")
+        minutes = re.search(r"(\d+) minutes", head)
+        lines.append(f"  {path.name[:2]}  {title:<60} {minutes[1] + ' min' if minutes else '':>7}".rstrip())
+    return "\n".join(lines)
+
+
+def lay_out(shipped, folder):
+    """Copy to `folder` what is not there yet; returns the names (added, kept): kept ones differ from those shipped."""
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"--folder {folder} is a file; name a folder")
+    added, kept = [], []
+    for source in sorted(path for path in shipped.rglob("*") if path.is_file()):
+        if any(source.match(pattern) for pattern in BUILDERS_ONLY):
+            continue
+        name = source.relative_to(shipped)
+        target = folder / name
+        try:
+            if os.path.lexists(target):
+                if not target.is_file() or target.read_bytes() != source.read_bytes():
+                    kept.append(str(name))
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f"{target.name}.part")
+            shutil.copyfile(source, part)
+            os.replace(part, target)                                  # whole or not at all
+        except OSError as error:
+            raise OptionError(f"the lessons cannot be laid into {folder}: {error}") from error
+        added.append(str(name))
+    return added, kept
+
+
+def report(folder, added, kept):
+    """What `lay_out` did, in words."""
+    lines = [f"Lessons: {folder} ({len(added)} files added)"]
+    if kept:
+        lines.append("Kept as they are, because they differ from the ones shipped (your work, or an earlier version):")
+        lines += [f"  {name}" for name in kept]
+        lines.append("To get a fresh one, rename yours and run this again.")
+    return "\n".join(lines)
+
+
+def serve(folder, *, port, browser):
+    """Run JupyterLab on `folder`, on the loopback interface and behind a token, until it is stopped."""
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise DependencyError(f"JupyterLab is not installed: pip install 'minattn[lessons]' (the lessons are in {folder})")
+    from jupyterlab.labapp import LabApp
+
+    first = next((path.name for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))), "")
+    arguments = [
+        "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--ServerApp.root_dir={folder}",
+        f"--ServerApp.open_browser={browser}", f"--LabApp.default_url=/lab/tree/{first}",
+        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        arguments.append("--ServerApp.allow_root=True")               # in a container there is often no other user
+    server = LabApp.initialize_server(argv=arguments)
+    if not server.identity_provider.auth_enabled:                     # the user's settings switched it off
+        server.identity_provider.token = secrets.token_hex(24)
+        server.identity_provider.token_generated = True               # so that the address is printed with it
+    server.start()
