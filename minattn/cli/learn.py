@@ -9,10 +9,10 @@ import json
 import os
 import re
 import secrets
-import shutil
 from pathlib import Path
 
 from ..core.errors import DependencyError, OptionError
+from .whole import write_whole
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED_FOLDER = "minattn-lessons"
@@ -83,9 +83,7 @@ def lay_out(shipped, folder):
                     kept.append(str(name))
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f"{target.name}.part")
-            shutil.copyfile(source, part)
-            os.replace(part, target)                                  # whole or not at all
+            write_whole(target, source.read_bytes())
         except OSError as error:
             raise OptionError(f"the lessons cannot be laid into {folder}: {error}") from error
         added.append(str(name))

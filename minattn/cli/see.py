@@ -1,5 +1,4 @@
 """`minattn see "a sentence"`: where the heads of SmolLM2 look, as a picture and as a page to explore."""
-import os
 import re
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import numpy as np
 
 from ..core import masks
 from ..core.errors import OptionError
+from .whole import write_whole
 
 MOST_TOKENS = 64                                                      # 270 maps of 64 x 64 make a page of 1.5 MB
 SHOWN = 9
@@ -105,19 +105,14 @@ def file_name(sentence):
 
 
 def write(folder, name, files):
-    """Write each {suffix: bytes} whole or not at all; returns (path, whether it replaced one) for each."""
+    """Write each {suffix: bytes}; returns (path, whether it replaced one) for each."""
     done = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for suffix, data in files.items():
-            path, part = folder / f"{name}{suffix}", folder / f"{name}{suffix}.part"
-            try:
-                part.write_bytes(data)
-                replaced = path.exists()
-                os.replace(part, path)
-            finally:
-                part.unlink(missing_ok=True)
-            done.append((path, replaced))
+            path = folder / f"{name}{suffix}"
+            done.append((path, path.exists()))
+            write_whole(path, data)
     except OSError as error:
         raise OptionError(f"cannot write to --out {folder}: {error}") from error
     return done

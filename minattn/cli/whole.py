@@ -1,0 +1,12 @@
+"""A file is written whole or not at all."""
+import os
+
+
+def write_whole(path, data):
+    """Write bytes to `path`; where that fails, what was there before is there still and nothing else is left."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
