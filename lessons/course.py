@@ -16,6 +16,7 @@ them all again.
 import functools
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,6 +104,16 @@ def maps(name):
     """The tokens (a list of str) and the attention weights of `real(name)`: for "cat" (layers, H, N, S)."""
     found = real(name)
     return found.tokens, found.weights
+
+
+def seconds(run, repeats=3):
+    """The least time that `run()` took in a few runs: what else the machine does can only lengthen the others."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 def recipe(function):
