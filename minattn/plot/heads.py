@@ -1,12 +1,10 @@
 """Many heads side by side on one honest colour scale."""
-from contextlib import nullcontext
-
 import numpy as np
 
 from ..core.errors import PlotError
 from .check import as_hidden, as_labels, as_maps, check_rows
 from .draw import paint, tile_note
-from .style import DIVERGING, NOTE_DIVERGING, NOTE_HIDDEN, THEMES, new_axes, theme_of, weight_scale
+from .style import DIVERGING, NOTE_DIVERGING, NOTE_HIDDEN, canvas, weight_scale
 
 LABELLED = 1.2                                                        # inches a panel from which its labels can be read
 
@@ -65,14 +63,13 @@ def heads(weights, tokens=None, *, key_tokens=None, mask=None, titles=None, colu
     scale = weight_scale(weights, vmax)
     if scale.cmap != DIVERGING:
         check_rows(weights, letters)
-    shape = grid if len(grid) == 2 else rows_and_columns(*grid, columns)
+    shape = grid if len(grid) == 2 else rows_and_columns(grid[0], columns)
     names = as_titles(titles, grid)
     panel = panel_inches(*shape)
     wide, high = panel * min(1, max(S / N, 0.4)), panel * min(1, max(N / S, 0.4))
     size = (shape[1] * (wide + 0.12) + 1.6, shape[0] * (high + 0.26) + 0.9)
-    with nullcontext() if fig is not None else new_axes(theme, shape, size) as made:
-        fig, panels = made if fig is None else (fig, fig.subplots(*shape, squeeze=False))
-        colours = THEMES[theme] if theme else theme_of(panels[0, 0])
+    with canvas(theme, shape, size, fig=fig) as (panels, colours):
+        fig = panels[0, 0].figure
         drawn = panels.ravel()[: len(names)]
         for ax in panels.ravel()[len(names):]:
             ax.remove()

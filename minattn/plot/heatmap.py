@@ -1,9 +1,7 @@
 """One attention map (N, S) as a picture."""
-from contextlib import nullcontext
-
 from .check import as_hidden, as_labels, as_maps, check_rows
 from .draw import note, paint, tile_note
-from .style import DIVERGING, NOTE_DIVERGING, NOTE_HIDDEN, THEMES, map_inches, new_axes, theme_of, weight_scale
+from .style import DIVERGING, NOTE_DIVERGING, NOTE_HIDDEN, canvas, map_inches, weight_scale
 
 
 def heatmap(weights, tokens=None, *, key_tokens=None, mask=None, title=None, vmax=None, colorbar=True, max_cells=256,
@@ -63,10 +61,9 @@ def heatmap(weights, tokens=None, *, key_tokens=None, mask=None, title=None, vma
     scale = weight_scale(weights, vmax)
     if scale.cmap != DIVERGING:
         check_rows(weights, ("N", "S"))
-    with nullcontext() if ax is not None else new_axes(theme, (1, 1), figure_size(N, S, rows, columns)) as made:
-        ax = ax if ax is not None else made[1][0, 0]
-        image, t = paint(ax, weights, hidden, scale, THEMES[theme] if theme else theme_of(ax),
-                         rows=rows, columns=columns, max_cells=max_cells)
+    with canvas(theme, (1, 1), figure_size(N, S, rows, columns), ax=ax) as (axes, colours):
+        ax = axes[0, 0]
+        image, t = paint(ax, weights, hidden, scale, colours, rows=rows, columns=columns, max_cells=max_cells)
         ax.set(xlabel="key (attended to)", ylabel="query (attends)")
         if title:
             ax.set_title(title, parse_math=False)

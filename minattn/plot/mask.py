@@ -1,6 +1,4 @@
 """Who may attend to whom."""
-from contextlib import nullcontext
-
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
@@ -9,7 +7,7 @@ from ..core.errors import PlotError
 from .check import as_labels, as_visible
 from .draw import label_axis, show, tiles
 from .heatmap import figure_size
-from .style import THEMES, Scale, new_axes, theme_of
+from .style import Scale, canvas
 
 COUNTABLE = 40                                                        # a longer mask has no lines between its cells
 
@@ -64,9 +62,8 @@ def mask(mask, N=None, S=None, *, tokens=None, key_tokens=None, title=None, lege
     t = -(-max(N, S) // max_cells)
     seen, there = tiles(allowed, t, False).sum(-1), tiles(np.ones_like(allowed), t, False).sum(-1)
     none, whole = seen == 0, seen == there
-    with nullcontext() if ax is not None else new_axes(theme, (1, 1), figure_size(N, S, rows, columns)) as made:
-        ax = ax if ax is not None else made[1][0, 0]
-        colours = THEMES[theme] if theme else theme_of(ax)
+    with canvas(theme, (1, 1), figure_size(N, S, rows, columns), ax=ax) as (axes, colours):
+        ax = axes[0, 0]
         scale = Scale(ListedColormap([colours.partly, colours.attend], name="partly, wholly"), 0.0, 1.0, "neither")
         show(ax, whole.astype(float), none, t, N, S, scale, colours)
         if max(N, S) <= COUNTABLE:
@@ -78,10 +75,9 @@ def mask(mask, N=None, S=None, *, tokens=None, key_tokens=None, title=None, lege
         if title:
             ax.set_title(title, parse_math=False)
         if legend:
-            hatched = {"facecolor": colours.hidden, "edgecolor": colours.hatch, "hatch": "////"}
-            keys = [(whole & ~none, "may attend", {"facecolor": colours.attend}),
-                    (~whole & ~none, f"part of {t} x {t} may", {"facecolor": colours.partly}),
-                    (none, "may not look", hatched)]
-            ax.legend(handles=[Patch(label=label, **look) for here, label, look in keys if here.any()],
+            keys = [(whole & ~none, Patch(label="may attend", facecolor=colours.attend)),
+                    (~whole & ~none, Patch(label=f"part of {t} x {t} may", facecolor=colours.partly)),
+                    (none, Patch(label="may not look", facecolor=colours.hidden, edgecolor=colours.hatch, hatch="////"))]
+            ax.legend(handles=[key for here, key in keys if here.any()],
                       loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False)
     return ax

@@ -10,6 +10,7 @@ let [layer, head] = data.selected, query = data.query, key = null;
 
 const byte = (n, s) => weights[((layer * data.heads + head) * N + n) * S + s];
 const value = b => (b / 255).toFixed(2);
+const named = (texts, i) => `“${texts[i].trim() || texts[i]}” (${i})`;      // the position tells two equal tokens apart
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const rgb = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
 const luminance = color => color.map(c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
@@ -67,10 +68,20 @@ function choose(l, h, focus = false) {
   thumbs.forEach((button, i) => {
     const on = i === l * data.heads + h;
     button.setAttribute("aria-checked", on); button.tabIndex = on ? 0 : -1;
-    if (on && focus) button.focus();
+    if (on && focus) button.focus({ preventScroll: true });
+    if (on) reveal(button);
   });
-  at("map-title").textContent = `Layer ${l}, head ${h}`;
+  at("map-title").textContent = `Layer ${l}, head ${h} (${l}.${h})`;
   show();
+}
+
+/* Scroll the grid, and never the page. */
+function reveal(button) {
+  const inside = grid.getBoundingClientRect(), here = button.getBoundingClientRect();
+  if (here.top < inside.top + 4) grid.scrollTop -= inside.top + 4 - here.top;
+  else if (here.bottom > inside.bottom - 4) grid.scrollTop += here.bottom - inside.bottom + 4;
+  if (here.left < inside.left + 4) grid.scrollLeft -= inside.left + 4 - here.left;
+  else if (here.right > inside.right - 4) grid.scrollLeft += here.right - inside.right + 4;
 }
 
 /* ---- the sentence: buttons for the queries, and the keys tinted by the row ---- */
@@ -124,10 +135,10 @@ function show() {
   queryChips.forEach((button, n) => { button.setAttribute("aria-checked", n === query); button.tabIndex = n === query ? 0 : -1; });
   const best = [...row].sort((a, b) => byte(query, b) - byte(query, a) || a - b).slice(0, 5);
   const s = key ?? best[0];
-  const who = `“${data.queries[query]}” (${query})`;
+  const who = named(data.queries, query);
   readout.textContent = s === undefined ? `${who} may look at nothing`
-    : hidden[query * S + s] ? `${who} may not look at “${data.keys[s]}” (${s})`
-    : `${who} looks at “${data.keys[s]}” (${s}) with ${value(byte(query, s))}`;
+    : hidden[query * S + s] ? `${who} may not look at ${named(data.keys, s)}`
+    : `${who} looks at ${named(data.keys, s)} with ${value(byte(query, s))}`;
   bars.replaceChildren(...best.map(s => {
     const bar = document.createElement("div"), track = document.createElement("div"), fill = document.createElement("div");
     bar.className = "bar"; track.className = "track"; fill.className = "fill";

@@ -65,13 +65,13 @@ def page(weights, tokens, *, title, key_tokens=None, mask=None, selected=(0, 0),
     (True, False)
     """
     letters = ("H", "N", "S") if np.ndim(weights) <= 3 else ("layers", "H", "N", "S")
+    if np.size(weights) > LARGEST:
+        raise PlotError(f"weights has shape {np.shape(weights)}: {np.size(weights):,} numbers, and a page holds {LARGEST:,}; "
+                        "give fewer layers, or a shorter text")
     weights = as_maps(weights, "weights", *letters)
     check_rows(weights, letters)
     weights = weights.reshape(-1, *weights.shape[-3:])
     layers, H, N, S = weights.shape
-    if weights.size > LARGEST:
-        raise PlotError(f"weights is (layers={layers}, H={H}, N={N}, S={S}): {weights.size:,} numbers, and a page holds "
-                        f"{LARGEST:,}; give some of the layers, as in weights[:{max(1, layers * LARGEST // weights.size)}]")
     low, high = float(weights.min()), float(weights.max())
     if low < 0 or high > 1.001:
         raise PlotError(f"weights run from {low:.4g} to {high:.4g}; a page shows weights between 0 and 1 "

@@ -1,13 +1,11 @@
 """How weights come about: raw scores, scaled and masked scores, weights, in three panels."""
-from contextlib import nullcontext
-
 import numpy as np
 
 from ..core.errors import PlotError
 from .check import as_labels, as_maps, check_rows
 from .draw import note, paint, tile_note
 from .heatmap import figure_size
-from .style import NOTE_HIDDEN, THEMES, centred_scale, new_axes, theme_of, weight_scale
+from .style import NOTE_HIDDEN, canvas, centred_scale, weight_scale
 
 
 def steps(steps, tokens=None, *, key_tokens=None, limits=(None, None), max_cells=256, fig=None, theme=None):
@@ -63,14 +61,12 @@ def steps(steps, tokens=None, *, key_tokens=None, limits=(None, None), max_cells
         ("weights", weights, hidden & (weights == 0), weight_scale(weights), "weight"),
     ]
     width, height = figure_size(N, S, rows, columns)
-    with nullcontext() if fig is not None else new_axes(theme, (1, 3), (3 * width - 0.8, height)) as made:
-        fig, axes = made if fig is None else (fig, fig.subplots(1, 3, squeeze=False))
-        colours = THEMES[theme] if theme else theme_of(axes[0, 0])
+    with canvas(theme, (1, 3), (3 * width - 0.8, height), fig=fig) as (axes, colours):
         for ax, (title, values, grey, scale, label) in zip(axes[0], panels, strict=True):
             image, t = paint(ax, values, grey, scale, colours, rows=rows, columns=columns, max_cells=max_cells)
             ax.set(title=title, xlabel="key (attended to)")
             note(ax, NOTE_HIDDEN if grey.any() else "", tile_note(t))
-            fig.colorbar(image, ax=ax, extend=scale.extend, label=label, shrink=0.8)
+            ax.figure.colorbar(image, ax=ax, extend=scale.extend, label=label, shrink=0.8)
         axes[0, 0].set_ylabel("query (attends)")
     return axes[0]
 

@@ -1,14 +1,16 @@
 """Colours, sizes and themes, in one place.
 
 Matplotlib's global settings are never touched: a figure made here is made inside a context of its own
-(`new_axes`), and in axes or a figure that the caller owns only the map is drawn.
+(`canvas`), and in axes or a figure that the caller owns only the map is drawn.
 """
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib import colors
+
+from ..core.errors import PlotError
 
 STYLE = {"font.size": 9.0, "axes.titlesize": 10.0, "axes.labelsize": 9.0, "xtick.labelsize": 8.0, "ytick.labelsize": 8.0,
          "figure.dpi": 110.0, "font.family": "DejaVu Sans"}
@@ -44,7 +46,7 @@ THEMES = {
 class Scale(NamedTuple):
     """Which colour a number gets, the same for every map that shares it."""
 
-    cmap: str
+    cmap: str | colors.Colormap
     vmin: float
     vmax: float
     extend: str                                                       # "max", "both" or "neither": what lies beyond
@@ -66,17 +68,20 @@ def centred_scale(values, limit=None):
 
 
 @contextmanager
-def new_axes(theme, shape, size):
-    """A new figure with `shape` axes, and everything drawn inside the block under this library's own settings."""
+def canvas(theme, shape, size, *, ax=None, fig=None):
+    """Axes to draw on, and the theme that suits them: the caller's, or those of a new figure under our own settings."""
+    if theme not in (None, *THEMES):
+        raise PlotError(f"theme is {theme!r}; it is 'light' or 'dark'")
+    if ax is not None or fig is not None:
+        axes = np.array([[ax]]) if fig is None else fig.subplots(*shape, squeeze=False)
+        yield axes, THEMES[theme] if theme else theme_of(axes[0, 0])
+        return
     import matplotlib.pyplot as plt
 
-    if theme not in (None, *THEMES):
-        from ..core.errors import PlotError
-        raise PlotError(f"theme is {theme!r}; it is 'light' or 'dark'")
-    defaults = {key: value for key, value in mpl.rcParamsDefault.items() if key not in ("backend", "interactive")}
+    defaults: dict[Any, Any] = {key: value for key, value in mpl.rcParamsDefault.items() if key not in ("backend", "interactive")}
     with mpl.rc_context({**defaults, **STYLE, **THEMES[theme or "light"].rc}):
-        figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
-        yield figure, axes
+        axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)[1]
+        yield axes, THEMES[theme or "light"]
 
 
 def theme_of(ax):

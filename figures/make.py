@@ -1,0 +1,113 @@
+"""Draw every committed picture again: `python figures/make.py`.
+
+Each function below draws one figure from the library, in light and in dark; the file is named after both. No weights
+are needed: the real maps are read from lessons/maps (made by `python lessons/course.py --store`), the small numbers from
+lessons/course.py.
+
+A picture's pixels differ between versions of Matplotlib, so they are never compared. Instead each PNG carries a
+fingerprint of what it shows (images, limits, colours, labels), and tests/test_figures.py computes it again.
+"""
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import colors
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "lessons"))
+
+import course  # noqa: E402
+
+import minattn as ma  # noqa: E402
+from minattn.plot.style import THEMES, canvas  # noqa: E402
+
+FIGURES = {}
+KEY = "minattn-fingerprint"
+
+
+def figure(draw):
+    """Register `draw(theme) -> Figure` under its name."""
+    FIGURES[draw.__name__] = draw
+    return draw
+
+
+def stored():
+    """The tokens and all maps of SmolLM2 on the course's sentence, (layers, H, N, N)."""
+    with np.load(course.MAPS / "cat.npz", allow_pickle=False) as file:
+        return [str(token) for token in file["tokens"]], file["weights"]
+
+
+@figure
+def cat(theme):
+    """Where 'it' looks: head 13.8 of SmolLM2."""
+    tokens, weights = stored()
+    ax = ma.plot.heatmap(weights[13, 8], tokens, mask=ma.masks.causal(), title="SmolLM2-135M, layer 13, head 8", theme=theme)
+    return ax.figure
+
+
+@figure
+def layer(theme):
+    """The nine heads of layer 13 side by side."""
+    tokens, weights = stored()
+    axes = ma.plot.heads(weights[13], tokens, mask=ma.masks.causal(), titles=[f"13.{h}" for h in range(9)], theme=theme)
+    return axes[0].figure
+
+
+@figure
+def steps(theme):
+    """Raw scores, scaled and masked, weights, of the course's small numbers as one head with D = 4."""
+    q, k, v = ma.project_qkv(course.X, course.W_Q, course.W_K, course.W_V)
+    return ma.plot.steps(ma.steps(q, k, v, causal=True), course.TOKENS, theme=theme)[0].figure
+
+
+@figure
+def masks(theme):
+    """Four masks, each a rule of two positions."""
+    causal, last, first, prefix = ma.masks.causal(), ma.masks.last, ma.masks.first, ma.masks.prefix
+    shown = {"causal()": causal, "last(3)": last(3), "(last(3) | first(2)) & causal()": (last(3) | first(2)) & causal,
+             "prefix(4)": prefix(4)}
+    with canvas(theme, (1, 4), (11.5, 3.1)) as (axes, _):
+        for ax, (title, mask) in zip(axes[0], shown.items(), strict=True):
+            ma.plot.mask(mask, 9, ax=ax, theme=theme, title=title, legend=ax is axes[0, -1])
+            ax.label_outer()
+    return axes[0, 0].figure
+
+
+def fingerprint(fig):
+    """A hash of what a figure shows; the same for every Matplotlib from 3.8 to 3.11."""
+    digest = hashlib.sha256()
+    facts = [colors.to_hex(fig.get_facecolor())]
+    for ax in fig.axes:
+        facts += [ax.get_title(), ax.get_xlabel(), ax.get_ylabel()] + [text.get_text() for text in ax.texts]
+        for image in ax.images:
+            shown = image.get_array()
+            cells = np.round(np.ma.filled(shown.astype(float), -99.0), 4) + 0.0       # + 0.0: no negative zero
+            digest.update(cells.tobytes() + np.ma.getmaskarray(shown).tobytes())
+            facts += [list(cells.shape), image.get_cmap().name, np.round(image.get_clim(), 4).tolist(),
+                      np.round(image.get_extent(), 4).tolist(), colors.to_hex(ax.patch.get_facecolor())]
+            facts += [text.get_text() for text in ax.get_xticklabels() + ax.get_yticklabels()]
+        if ax.get_legend():
+            facts += [text.get_text() for text in ax.get_legend().get_texts()]
+    facts += [getattr(fig, name)() for name in ("get_suptitle", "get_supxlabel", "get_supylabel")]
+    digest.update(json.dumps(facts).encode())
+    return digest.hexdigest()[:32]
+
+
+def main():
+    import matplotlib.pyplot as plt
+
+    mpl.use("Agg")
+    for name, draw in FIGURES.items():
+        for theme in THEMES:
+            fig = draw(theme)
+            path = HERE / f"{name}-{theme}.png"
+            fig.savefig(path, dpi=160, metadata={KEY: fingerprint(fig), "Software": None})
+            plt.close(fig)
+            print(path.name)
+
+
+if __name__ == "__main__":
+    main()
