@@ -7,7 +7,6 @@
 
 Every weight is written for `x @ W`, so W is (E_in, E_out). Llama 3.1: arXiv:2407.21783, Table 3.
 """
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +40,7 @@ class LlamaConfig:
     vocab: int
     context: int
     rope_theta: float = 10_000.0
-    rope_scaling: Callable | None = None
+    rope_scaling: Llama3Scaling | None = None
     rope_layout: str = "half"
     norm_eps: float = 1e-5
     tied: bool = False  # the head is the embedding, transposed
@@ -80,6 +79,9 @@ class LlamaConfig:
 
     def shapes(self):
         """The shape of every weight by name; those of layer 7 are called "layers.7.w_q" and so on."""
+        return dict(self._each_shape())
+
+    def _each_shape(self):
         layer = {
             "norm_attention": (self.dim,),
             "w_q": (self.dim, self.heads * self.head_dim),
@@ -91,13 +93,13 @@ class LlamaConfig:
             "w_up": (self.dim, self.hidden),
             "w_down": (self.hidden, self.dim),
         }
-        shapes = {"embedding": (self.vocab, self.dim)}
+        yield "embedding", (self.vocab, self.dim)
         for n in range(self.layers):
-            shapes |= {f"layers.{n}.{part}": shape for part, shape in layer.items()}
-        shapes["norm"] = (self.dim,)
+            for part, shape in layer.items():
+                yield f"layers.{n}.{part}", shape
+        yield "norm", (self.dim,)
         if not self.tied:
-            shapes["head"] = (self.dim, self.vocab)
-        return shapes
+            yield "head", (self.dim, self.vocab)
 
     def parameters(self):
         """How many parameters each part has, summed over the layers: {"embedding": ..., "w_q": ..., ...}."""
@@ -123,20 +125,21 @@ class LlamaConfig:
             raise OptionError(f'dtype = {dtype!r} is no type of number; say np.float32, "float16" or "bfloat16"') from error
         return 2 * self.layers * self.kv_heads * self.head_dim * int(length) * int(batch) * itemsize
 
-    def check(self, found, *, source="the weights", names=None):
+    def check(self, found, *, source="the weights", file_name=None):
         """Raise WeightsError unless `found` (name to shape) is what `shapes()` asks for.
 
-        names : dict, optional
-            What the source calls each of our names; there, every matrix is stored as (E_out, E_in).
+        file_name : function, optional
+            What the source calls the weight that is ours; there, every matrix is stored as (E_out, E_in).
         """
-        expected = {
-            (names[ours] if names else ours): tuple(shape) if names is None or ours == "embedding" else shape[::-1]
-            for ours, shape in self.shapes().items()
-        }
-        for name, shape in expected.items():
+        expected = set()
+        for ours, shape in self._each_shape():  # ends at the first that is missing, whatever number of layers is claimed
+            name = ours
+            if file_name is not None:
+                name, shape = file_name(ours), shape if ours == "embedding" else shape[::-1]
+            expected.add(name)
             if name not in found:
                 raise WeightsError(f"{source} has no tensor {name}; a Llama of this configuration needs it, {shape}")
             if tuple(found[name]) != shape:
                 raise WeightsError(f"{name} in {source} is {tuple(found[name])}; its configuration asks for {shape}")
-        if extra := sorted(set(found) - set(expected)):
+        if extra := sorted(set(found) - expected):
             raise WeightsError(f"{source} holds what a Llama of this configuration does not have: {', '.join(extra[:5])}")

@@ -29,11 +29,11 @@ def kind_of(path):
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     if not head:
         return "an empty file"
+    if head[4:9] == b"\0\0\0\0{":  # eight bytes of header length, whatever the low four are, then JSON
+        return "safetensors"
     for start, kind in _STARTS:
         if head.startswith(start):
             return kind
-    if len(head) > 8 and head[8:9] == b"{":  # eight bytes of header length, then JSON
-        return "safetensors"
     return f"a file that begins with {head[:8]!r}"
 
 

@@ -17,7 +17,7 @@ a file that was cut short or altered gives a WeightsError, never a wrong array.
 """
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +73,7 @@ class _Type(NamedTuple):
     name: str
     weights: int  # in a block
     bytes: int  # of a block
-    decode: object  # (blocks, bytes) uint8 -> (blocks, weights)
+    decode: Callable  # (blocks, bytes) uint8 -> (blocks, weights)
 
 
 _TYPES = {

@@ -168,7 +168,6 @@ def read(folder, dtype=np.float32):
     by_name = _shards(folder)
     settings = _json(folder / "config.json")
     config = config_of(settings, folder / "config.json")
-    names = {ours: file_name(ours) for ours in config.shapes()}
     # a tied head is stored twice by some, and old files store RoPE's frequencies, which follow from the configuration
     skipped = {"lm_head.weight"} if config.tied else set()
     found = {
@@ -176,9 +175,10 @@ def read(folder, dtype=np.float32):
         for name, file in by_name.items()
         if name not in skipped and not name.endswith("rotary_emb.inv_freq")
     }
-    config.check(found, source=str(folder), names=names)
+    config.check(found, source=str(folder), file_name=file_name)
     weights = {}
-    for ours, name in names.items():
+    for ours in config.shapes():
+        name = file_name(ours)
         array = by_name[name][name].astype(dtype)
         weights[ours] = array if ours == "embedding" else array.T
     return config, weights, _tokenizer(folder, settings)

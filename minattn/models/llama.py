@@ -168,23 +168,23 @@ class Llama:
                 f"but the model has L = {len(self.layers)} and ids have B = {len(rows)}"
             )
         positions = _positions(rows.shape, lengths) if cache is None else cache[0].next_positions(rows.shape[1], lengths)
-        before = None if cache is None else cache.lengths
+        before = np.zeros(len(rows), int) if cache is None else cache.lengths
         x, maps = self.embed(rows), []
         try:
             for layer in range(len(self.layers)):
                 held = None if cache is None else cache[layer]
                 x = self.block(layer, x, positions, cache=held, lengths=lengths, return_weights=return_weights)
                 if return_weights:
-                    x, weights = x
-                    maps.append(weights)
+                    x, seen = x
+                    maps.append(seen)
         except BaseException:
             for held in cache or ():                                                      # all layers hold the same tokens
                 held.rewind(np.minimum(before, held.lengths))
             raise
-        maps = np.stack(maps) if return_weights else None                                 # (L, B, H, N, S)
+        weights = np.stack(maps) if return_weights else None                              # (L, B, H, N, S)
         if ids.ndim == 1:
-            return x[0], None if maps is None else maps[:, 0]
-        return x, maps
+            return x[0], None if weights is None else weights[:, 0]
+        return x, weights
 
     def embed(self, ids):
         """Each id's row of the embedding: (..., N) -> (..., N, E)."""

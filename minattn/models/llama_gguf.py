@@ -89,11 +89,10 @@ def read(path, dtype=np.float32):
     """(config, weights, tokenizer) of the Llama in the GGUF file at `path`; matrices become (E_in, E_out)."""
     file = GGUF(path)
     config = config_of(file)
-    names = {ours: file_name(ours) for ours in config.shapes()}
     found = {name: tensor.shape for name, tensor in file.tensors.items() if name != "rope_freqs.weight"}
-    config.check(found, source=str(path), names=names)
+    config.check(found, source=str(path), file_name=file_name)
     weights = {}
-    for ours, name in names.items():
-        array = file[name].astype(dtype, copy=False)
+    for ours in config.shapes():
+        array = file[file_name(ours)].astype(dtype, copy=False)
         weights[ours] = array if ours == "embedding" else array.T
     return config, weights, Tokenizer.from_gguf(file.metadata)

@@ -143,7 +143,7 @@ class NoTokenizer:
     """Stands where a model's tokenizer would be and says, when asked for anything, why there is none."""
 
     bos_id = eos_id = None
-    stop_ids = frozenset()
+    stop_ids: frozenset = frozenset()
 
     def __init__(self, reason):
         self.reason = reason
