@@ -62,7 +62,7 @@ def choose(weights, layer=None, head=None):
     far = np.where((j > 0) & (j < i - 1), weights, 0).reshape(layers * H, N * N)
     score = far.reshape(layers * H, N, N).max(-1).sum(-1)
     unit = far / np.maximum(np.linalg.norm(far, axis=1, keepdims=True), np.finfo(far.dtype).tiny)
-    chosen = []
+    chosen: list[int] = []
     for place in np.argsort(-score, kind="stable"):
         if (unit[chosen] @ unit[place] < ALIKE).all():
             chosen.append(int(place))
