@@ -78,8 +78,8 @@ def canvas(theme, shape, size, *, ax=None, fig=None):
         return
     import matplotlib.pyplot as plt
 
-    defaults: dict[Any, Any] = {key: value for key, value in mpl.rcParamsDefault.items() if key not in ("backend", "interactive")}
-    with mpl.rc_context({**defaults, **STYLE, **THEMES[theme or "light"].rc}):
+    settings: Any = {key: value for key, value in mpl.rcParamsDefault.items() if key not in ("backend", "interactive")}
+    with mpl.rc_context({**settings, **STYLE, **THEMES[theme or "light"].rc}):
         axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)[1]
         yield axes, THEMES[theme or "light"]
 
