@@ -6,7 +6,6 @@
 
 The arithmetic stands in core/reference.py, to be read; here are the checks, the options, and the choice of a backend.
 """
-import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from .core import reference
 from .core.errors import BackendError, OptionError
 from .core.inputs import prepare
 from .core.reference import Steps
-from .core.shapes import sum_to
+from .core.shapes import count, sum_to
 from .core.softmax import merge
 
 __all__ = ["Grads", "Steps", "attention", "attention_backward", "attention_weights", "merge", "steps"]
@@ -247,8 +246,7 @@ def attention_weights(q, k, *, lse=None, heads=None, rows=None, top=None, mask=N
                 sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
     engine = _backend(backend)
     lse = None if lse is None else x.accept("lse", lse)
-    if top is not None and operator.index(top) < 1:
-        raise OptionError(f"top = {top}; it must be at least 1")
+    top = None if top is None else count("top", top, 1)
     if heads is not None or rows is not None:
         x, lse = x.select(heads, rows, lse)
     with np.errstate(invalid="ignore", over="ignore"):

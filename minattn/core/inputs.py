@@ -1,6 +1,6 @@
 """One attention problem, checked once and brought into one form, so that every backend computes and none checks.
 
-    q (B, H, N, D)   k (B, G, S, D)   v (B, G, S, Dv)        B is 1 where an array is shared by all rows
+    q (B, H, N, D)   k (B, G, S, D)   v (B, G, S, Dv)        B is 1 where k or v is shared by all rows
     visible          booleans that broadcast to (B, H, N, S), or None where everything is
 
 The public face takes any leading axes, one head without an axis, masks as rules or arrays. Here they become four axes
@@ -14,7 +14,7 @@ import numpy as np
 from .errors import MaskError, OptionError, PositionError, ShapeError
 from .mask import Mask, grid
 from .masks import causal as causal_mask
-from .shapes import broadcast_lead, common_type, floats, spell, working_type
+from .shapes import broadcast_lead, common_type, floats, number, positions, spell, working_type
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,15 @@ def prepare(q, k, v=None, *, mask=None, bias=None, causal=False, q_pos=None, k_p
     lead = broadcast_lead(*(a.shape[:-3] for a in given.values()))
     batch = int(np.prod(lead))
     q, k, v = (_four_axes(given[name], lead) if name in given else None for name in "qkv")
+    q = np.broadcast_to(q, (batch, *q.shape[1:]))                 # so that scores and lse have every row, also where v alone has
     H, N, S = q.shape[1], q.shape[2], k.shape[2]
     scores = (*lead, N, S) if headless else (*lead, H, N, S)
 
     if softcap is not None and score_mod is not None:
         raise OptionError("softcap and score_mod both stand between scale and bias; write the softcap into score_mod")
-    if softcap is not None and not softcap > 0:
+    scale = q.shape[-1] ** -0.5 if scale is None else number("scale", scale)
+    softcap = None if softcap is None else number("softcap", softcap)
+    if softcap is not None and softcap <= 0:
         raise OptionError(f"softcap = {softcap}; it must be positive")
     if score_mod is not None and not callable(score_mod):
         raise OptionError(f"score_mod is {type(score_mod).__name__}; it must be a function score_mod(score, b, h, i, j)")
@@ -135,10 +138,10 @@ def prepare(q, k, v=None, *, mask=None, bias=None, causal=False, q_pos=None, k_p
             raise ShapeError(f"sink_logits is {sink_logits.shape} but q has H = {H}; it must be (H,), one logit a head")
     return Inputs(
         q=q, k=k, v=v, lead=lead, headless=headless, dtype=common_type(**given),
-        scale=q.shape[-1] ** -0.5 if scale is None else float(scale), softcap=softcap, score_mod=score_mod,
+        scale=scale, softcap=softcap, score_mod=score_mod,
         bias=bias, sink_logits=sink_logits, rule=rule, array=array,
-        q_pos=_positions("q_pos", q_pos, "N", np.arange(S - N, S), lead),
-        k_pos=_positions("k_pos", k_pos, "S", np.arange(S), lead),
+        q_pos=positions("q_pos", q_pos, "N", np.arange(S - N, S), lead),
+        k_pos=positions("k_pos", k_pos, "S", np.arange(S), lead),
         heads=np.arange(H), rows=np.arange(N), sizes=(batch, N, S),
     )  # fmt: skip
 
@@ -175,8 +178,8 @@ def _check_axes(q, k, v=None):
         H, G = q.shape[-3], k.shape[-3]
         if v is not None and v.shape[-3] != G:
             raise ShapeError(f"v has G = {v.shape[-3]} but k has G = {G} ({shown}); keys and values must share their heads")
-        if G == 0 or H % G:
-            raise ShapeError(f"q has H = {H} heads and k has G = {G} ({shown}); H must be a multiple of G")
+        if H == 0 or G == 0 or H % G:
+            raise ShapeError(f"q has H = {H} heads and k has G = {G} ({shown}); H must be a multiple of G, and neither 0")
 
 
 def _four_axes(a, lead):
@@ -221,22 +224,3 @@ def _split_mask(mask, scores, headless):
         hint = "; for padding (B, S) use masks.padding(lengths) or mask[:, None, None, :]" if scores[:1] == a.shape[:1] else ""
         raise ShapeError(f"mask is {a.shape} but the scores have (N, S) = {scores[-2:]}{hint}")
     return None, _score_shaped("mask", a, scores, headless)
-
-
-def _positions(name, pos, letter, default, lead):
-    """Positions as (B or 1, length)."""
-    if pos is None:
-        return default[None]
-    pos = np.asarray(pos)
-    if pos.dtype.kind not in "iu":
-        raise PositionError(f"{name} is {pos.dtype}; positions are integers")
-    if pos.ndim < 1 or pos.shape[-1] != len(default) or not (pos.ndim == 1 or _fits(pos.shape[:-1], lead)):
-        fits = f"({letter},) or (..., {letter}) with {letter} = {len(default)} and the axes before the heads {lead}"
-        raise ShapeError(f"{name} is {pos.shape}; it must be {fits}")
-    if pos.ndim == 1 or len(lead) == 1:
-        return pos if pos.ndim == 2 else pos[None]
-    return np.broadcast_to(pos, (*lead, len(default))).reshape(int(np.prod(lead)), len(default))
-
-
-def _fits(shape, lead):
-    return len(shape) == len(lead) and all(size in (1, full) for size, full in zip(shape, lead, strict=True))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import MaskError, ShapeError
+from .shapes import positions
 
 
 class Grid(NamedTuple):
@@ -102,7 +103,8 @@ class Mask:
         except ValueError as error:
             if "truth value" not in str(error):
                 raise
-            raise MaskError(f"mask {self.name}: its rule must be array arithmetic, with & | ~ for and, or, not") from error
+            hint = "array arithmetic, with & | ~ for and, or, not, and no a < b < c"
+            raise MaskError(f"mask {self.name}: its rule must be {hint}") from error
         if seen.dtype != bool:
             raise MaskError(f"mask {self.name}: its rule returns {seen.dtype}; compare, or use .astype(bool), for booleans")
         full = np.broadcast_shapes(*(a.shape for a in (where.b, where.h, where.i, where.j)))
@@ -135,15 +137,15 @@ class Mask:
         array([[ True,  True, False],
                [ True,  True,  True]])
         """
-        q_pos = np.arange(S - N, S) if q_pos is None else np.asarray(q_pos)
-        k_pos = np.arange(S) if k_pos is None else np.asarray(k_pos)
-        for name, letter, pos, size in (("q_pos", "N", q_pos, N), ("k_pos", "S", k_pos, S)):
-            if pos.ndim not in (1, 2) or pos.shape[-1] != size:
-                raise ShapeError(f"{name} is {pos.shape} but {letter} = {size}; it must be ({letter},) or (B, {letter})")
-        batch = batch or self.sizes[0] or max([len(pos) for pos in (q_pos, k_pos) if pos.ndim == 2], default=1)
+        if batch is None:
+            batch = self.sizes[0]
+        if batch is None:
+            batch = max([len(pos) for pos in (q_pos, k_pos) if np.ndim(pos) == 2], default=1)
+        q_pos = positions("q_pos", q_pos, "N", np.arange(S - N, S), (batch,))
+        k_pos = positions("k_pos", k_pos, "S", np.arange(S), (batch,))
         where = grid(q_pos, k_pos, batch=batch, heads=heads)
         seen = self.at(where) & (where.j >= 0)
-        if self.by_row or seen.shape[0] > 1:
+        if self.by_row or seen.shape[0] != 1:
             return np.broadcast_to(seen, (batch, heads, N, S)).copy()
         return np.broadcast_to(seen[0, 0], (N, S)).copy()
 
@@ -160,17 +162,19 @@ class Mask:
     def __rand__(self, other):
         return _join(self, "&", other)
 
-    __ror__ = __rand__
+    def __ror__(self, other):
+        return _join(self, "|", other)
 
     def __bool__(self):
         raise MaskError("a Mask has no single truth value: combine masks with & | ~, not with and, or, not")
 
     def __repr__(self):
-        N, S = (bound or 8 for bound in self.sizes[1:])
+        N, S = (8 if bound is None else bound for bound in self.sizes[1:])
         rows = min(N, 16), min(S, 32)
         seen = self.dense(N, S)
         first = ", row b = 0, head h = 0" if seen.ndim == 4 else ""
-        lines = [" ".join("#" if cell else "." for cell in row[: rows[1]]) for row in seen.reshape(-1, N, S)[0][: rows[0]]]
+        square = seen if seen.ndim == 2 else seen[0, 0] if len(seen) else seen.reshape(0, S)
+        lines = [" ".join("#" if cell else "." for cell in row[: rows[1]]) for row in square[: rows[0]]]
         return "\n".join([f"<Mask {self.name}: {rows[0]} queries down, {rows[1]} keys across{first}, # may attend>", *lines])
 
 

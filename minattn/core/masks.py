@@ -10,24 +10,13 @@
     padding           j < lengths[b]
     segments          the same document, compared by index
 """
-import operator
-
 import numpy as np
 
-from .errors import MaskError, OptionError, ShapeError
+from .errors import MaskError, ShapeError
 from .mask import Mask
+from .shapes import count
 
 __all__ = ["Mask", "causal", "first", "last", "padding", "prefix", "segments", "window"]
-
-
-def _count(name, value, least):
-    try:
-        value = operator.index(value)
-    except TypeError as error:
-        raise OptionError(f"{name} is {value!r}; it must be an integer") from error
-    if value < least:
-        raise OptionError(f"{name} = {value}; it must be at least {least}")
-    return value
 
 
 def causal():
@@ -57,7 +46,7 @@ def window(left, right=0):
     array([2, 3, 4, 4, 4, 3])
     """
     sides = [(left, lambda i, j: i - j), (right, lambda i, j: j - i)]
-    bounds = [(_count("a window's distance", most, 0), away) for most, away in sides if most is not None]
+    bounds = [(count("a window's distance", most, 0), away) for most, away in sides if most is not None]
     if not bounds:
         return Mask(lambda i, j: i == i, name="everything")
     if len(bounds) == 1:
@@ -75,7 +64,7 @@ def last(n):
     >>> ma.masks.last(2).dense(4, 4).sum(axis=1)
     array([1, 2, 2, 2])
     """
-    n = _count("n", n, 1)
+    n = count("n", n, 1)
     return Mask(lambda i, j: (i - j < n) & (j <= i), name=f"last({n})")
 
 
@@ -88,7 +77,7 @@ def first(n):
     >>> (ma.masks.causal() & (ma.masks.last(2) | ma.masks.first(1))).dense(5, 5).sum(axis=1)
     array([1, 2, 3, 3, 3])
     """
-    n = _count("n", n, 0)
+    n = count("n", n, 0)
     return Mask(lambda i, j: j < n, name=f"first({n})")
 
 
@@ -101,7 +90,7 @@ def prefix(n):
     >>> ma.masks.prefix(3).dense(5, 5).sum(axis=1)
     array([3, 3, 3, 4, 5])
     """
-    n = _count("n", n, 0)
+    n = count("n", n, 0)
     return Mask(lambda i, j: (j <= i) | (j < n), name=f"prefix({n})")
 
 

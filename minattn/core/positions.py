@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import OptionError, PositionError, ShapeError
 from .rope import Llama3Scaling, change_layout, rope, rope_backward, rope_frequencies
+from .shapes import count
 
 __all__ = [
     "Llama3Scaling", "alibi_bias", "alibi_slopes", "change_layout", "learned", "learned_backward",
@@ -98,8 +99,7 @@ def alibi_slopes(heads):
     >>> ma.positions.alibi_slopes(4)
     array([0.25      , 0.0625    , 0.015625  , 0.00390625])
     """
-    if heads < 1:
-        raise OptionError(f"heads = {heads}; at least one is needed")
+    heads = count("heads", heads, 1)
     below = 1 << (heads.bit_length() - 1)
     slopes = 2.0 ** (-8 * np.arange(1, below + 1) / below)
     between = 2.0 ** (-8 * np.arange(1, 2 * below + 1, 2) / (2 * below))

@@ -149,9 +149,13 @@ def normalize(x, masked, lse=None):
     """Weights and log-sum-exp of masked scores; the weights that belong to a given lse, where there is one."""
     if lse is None:
         sink = None if x.sink_logits is None else x.sink_logits.astype(x.work)[:, None, None]
-        return softmax_lse(masked, sink=sink)
-    lse = np.broadcast_to(lse, masked.shape[:-1]).astype(x.work, copy=False)
-    return np.exp(masked - np.where(np.isneginf(lse), 0, lse)[..., None]), lse
+        weights, lse = softmax_lse(masked, sink=sink)
+    else:
+        lse = lse.astype(x.work, copy=False)
+        weights = np.exp(masked - np.where(np.isneginf(lse), 0, lse)[..., None])
+    if np.isnan(lse).any():
+        weights[np.isneginf(masked)] = 0                    # a NaN that a row sees does not make it see what is hidden
+    return weights, lse
 
 
 def weighted_values(x, weights):
@@ -189,7 +193,7 @@ def backward(x, dout, out=None, lse=None, score_mod_grad=None):
     elif x.score_mod is not None:
         ds = hide(ds * slope(x, named["scaled"], score_mod_grad), visible)
     dq = ungroup(product(group(ds, G), pairs, k), H) * x.scale                    # (B, H, N, D)
-    dk = product(group(ds, G).swapaxes(-1, -2), turned, group(np.broadcast_to(q, (len(ds), *q.shape[1:])), G)) * x.scale
+    dk = product(group(ds, G).swapaxes(-1, -2), turned, group(q, G)) * x.scale
     return dq, dk, dv, dbias, dsink
 
 
@@ -206,4 +210,5 @@ def slope(x, scaled, score_mod_grad=None):
     above, below = scaled + step, scaled - step
     where = x.grid()
     up, down = (np.asarray(x.score_mod(s, where.b, where.h, where.i, where.j)) for s in (above, below))
-    return ((up - down) / (above - below)).astype(x.work)
+    rise = np.where(up == down, 0, up - down)                # 0 as well where score_mod hides a pair: -inf on both sides
+    return (rise / (above - below)).astype(x.work)

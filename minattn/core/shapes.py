@@ -2,9 +2,11 @@
 
     B batch   H query heads   G KV heads   N query length   S key length   D head dim   Dv value dim   E model dim
 """
+import operator
+
 import numpy as np
 
-from .errors import DtypeError, ShapeError
+from .errors import DtypeError, OptionError, PositionError, ShapeError
 
 
 def spell(name, shape, letters):
@@ -15,10 +17,15 @@ def spell(name, shape, letters):
     return f"{name} is ({', '.join(named)})"
 
 
+def is_float(dtype):
+    """Whether attention is defined for numbers of this type."""
+    return (dtype.kind == "f" and dtype.itemsize <= 8) or dtype.name == "bfloat16"
+
+
 def floats(name, array):
     """`array` as an array of a float type that attention is defined for: 16, 32 or 64 bits."""
     array = np.asarray(array)
-    if (array.dtype.kind == "f" and array.dtype.itemsize <= 8) or array.dtype.name == "bfloat16":
+    if is_float(array.dtype):
         return array
     raise DtypeError(
         f"{name} is {array.dtype}; attention needs float16, bfloat16, float32 or float64 (convert with {name}.astype(np.float32))"
@@ -37,6 +44,48 @@ def common_type(**arrays):
 def working_type(dtype):
     """The type to compute in: 16-bit floats are accumulated in float32, the others as they are."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def count(name, value, least):
+    """An option that counts something: an integer that is at least `least`."""
+    try:
+        value = operator.index(value)
+    except TypeError as error:
+        raise OptionError(f"{name} is {value!r}; it must be an integer") from error
+    if value < least:
+        raise OptionError(f"{name} = {value}; it must be at least {least}")
+    return value
+
+
+def number(name, value):
+    """An option that is one finite number, as a Python float, which leaves the type of what it multiplies alone."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{name} is {value!r}; it must be one number") from error
+    if not np.isfinite(value):
+        raise OptionError(f"{name} = {value}; it must be finite")
+    return value
+
+
+def positions(name, pos, letter, default, lead):
+    """Positions as (B or 1, length), signed: a distance i - j may be negative."""
+    if pos is None:
+        return default[None]
+    pos = np.asarray(pos)
+    if pos.dtype.kind not in "iu":
+        raise PositionError(f"{name} is {pos.dtype}; positions are integers")
+    if pos.ndim < 1 or pos.shape[-1] != len(default) or not (pos.ndim == 1 or _fits(pos.shape[:-1], lead)):
+        fits = f"({letter},) or (..., {letter}) with {letter} = {len(default)} and the axes before the heads {lead}"
+        raise ShapeError(f"{name} is {pos.shape}; it must be {fits}")
+    pos = pos.astype(np.int64, copy=False)
+    if pos.ndim == 1 or len(lead) == 1:
+        return pos if pos.ndim == 2 else pos[None]
+    return np.broadcast_to(pos, (*lead, len(default))).reshape(int(np.prod(lead)), len(default))
+
+
+def _fits(shape, lead):
+    return len(shape) == len(lead) and all(size in (1, full) for size, full in zip(shape, lead, strict=True))
 
 
 def broadcast_lead(*leads):
