@@ -95,13 +95,15 @@ def rope(x, positions, *, layout, theta=10_000.0, rotary_dim=None, scaling=None)
            [0.54, 0.84, 1.  , 0.01]])
     """
     x, positions = floats("x", x), np.asarray(positions)
+    if x.ndim < 2:
+        raise ShapeError(f"x is {x.shape}; it must be (..., H, N, D) or (N, D)")
     rotary_dim = x.shape[-1] if rotary_dim is None else rotary_dim
     if rotary_dim % 2 or not 0 < rotary_dim <= x.shape[-1]:
         raise OptionError(f"rotary_dim = {rotary_dim}; it must be even and between 2 and D = {x.shape[-1]}")
     first, second = _pairs(layout, rotary_dim)
     if positions.dtype.kind not in "iu":
         raise PositionError(f"positions are {positions.dtype}; they must be integers")
-    if positions.ndim not in (1, x.ndim - 2) or positions.shape[-1] != x.shape[-2]:
+    if positions.ndim < 1 or positions.ndim not in (1, x.ndim - 2) or positions.shape[-1] != x.shape[-2]:
         raise ShapeError(f"positions are {positions.shape} but x is {x.shape}; they must be (N,) or (..., N), N = {x.shape[-2]}")
     if positions.ndim > 1:
         if any(given not in (1, size) for given, size in zip(positions.shape, x.shape[:-3], strict=False)):
@@ -119,7 +121,8 @@ def rope(x, positions, *, layout, theta=10_000.0, rotary_dim=None, scaling=None)
 
 def rope_backward(dout, positions, *, layout, theta=10_000.0, rotary_dim=None, scaling=None):
     """Gradient of `rope` with respect to x: the transpose of a rotation is the rotation back."""
-    return rope(dout, -np.asarray(positions), layout=layout, theta=theta, rotary_dim=rotary_dim, scaling=scaling)
+    back = lambda f: -f if scaling is None else -scaling(f)  # noqa: E731
+    return rope(dout, positions, layout=layout, theta=theta, rotary_dim=rotary_dim, scaling=back)
 
 
 def change_layout(w, heads, *, to):

@@ -32,6 +32,11 @@ def softmax_lse(scores, axis=-1, sink=None):
     return weights, np.squeeze(lse, axis=axis)
 
 
+def _widened(scores):
+    """16-bit floats as float32, to sum in; integers as float64."""
+    return scores.astype(np.result_type(scores.dtype, np.float32), copy=False)
+
+
 def softmax(scores, axis=-1):
     """exp(s_j) / sum_j exp(s_j) along one axis, without overflow; a row of -inf gives zeros.
 
@@ -52,7 +57,9 @@ def softmax(scores, axis=-1):
     >>> ma.softmax(np.array([1e4, 1e4, -np.inf]))
     array([0.5, 0.5, 0. ])
     """
-    return softmax_lse(np.asarray(scores) * 1.0, axis)[0]
+    scores = np.asarray(scores)
+    weights = softmax_lse(_widened(scores), axis)[0]
+    return weights if scores.dtype.kind in "biu" else weights.astype(scores.dtype, copy=False)
 
 
 def logsumexp(scores, axis=-1):
@@ -73,7 +80,7 @@ def logsumexp(scores, axis=-1):
     >>> ma.logsumexp(np.array([[1000.0, 1000.0], [-np.inf, 0.0]])).round(3)
     array([1000.693,    0.   ])
     """
-    return softmax_lse(np.asarray(scores) * 1.0, axis)[1]
+    return softmax_lse(_widened(np.asarray(scores)), axis)[1]
 
 
 def merge(out_a, lse_a, out_b, lse_b):
