@@ -19,6 +19,7 @@ from .core.cache import KVCache
 from .core.errors import OptionError, ShapeError
 from .core.projection import merge_heads, project_qkv, project_qkv_backward, split_heads, weight_gradient
 from .core.rope import rope, rope_backward
+from .core.shapes import count
 
 
 class MultiHeadGrads(NamedTuple):
@@ -80,10 +81,11 @@ class MultiHeadAttention:
     def __init__(self, w_q, w_k, w_v, w_o, *, heads, kv_heads=None, b_q=None, b_k=None, b_v=None, b_o=None, rope=None, **options):
         self.w_q, self.w_k, self.w_v, self.w_o = map(np.asarray, (w_q, w_k, w_v, w_o))
         self.b_q, self.b_k, self.b_v, self.b_o = b_q, b_k, b_v, b_o
-        self.heads, self.kv_heads = heads, heads if kv_heads is None else kv_heads
+        self.heads = count("heads", heads, 1)
+        self.kv_heads = self.heads if kv_heads is None else count("kv_heads", kv_heads, 1)
         self.rope, self.options = rope, options
         H, G = self.heads, self.kv_heads
-        if G < 1 or H % G:
+        if H % G:
             raise ShapeError(f"H = {H} query heads and G = {G} KV heads; H must be a multiple of G")
         for name, w, letter, parts in (("w_q", self.w_q, "H", H), ("w_k", self.w_k, "G", G), ("w_v", self.w_v, "G", G)):
             if w.ndim != 2 or w.shape[1] % parts:
@@ -99,7 +101,7 @@ class MultiHeadAttention:
     @classmethod
     def random(cls, width, *, heads, kv_heads=None, seed=0, dtype=np.float64, **options):
         """A layer with weights drawn from N(0, 1 / E), E = `width` = H * D: the size at which projections keep their scale."""
-        kv_heads = heads if kv_heads is None else kv_heads
+        kv_heads = count("heads", heads, 1) if kv_heads is None else count("kv_heads", kv_heads, 1)
         if width % heads:
             raise ShapeError(f"E = {width} does not divide into H = {heads} heads")
         rng, narrow = np.random.default_rng(seed), width // heads * kv_heads
@@ -121,7 +123,7 @@ class MultiHeadAttention:
         >>> ma.MultiHeadAttention.from_mha(layer, kv_heads=2).w_k.shape
         (12, 4)
         """
-        if kv_heads < 1 or layer.kv_heads % kv_heads:
+        if layer.kv_heads % count("kv_heads", kv_heads, 1):
             raise ShapeError(f"G = {kv_heads} new KV heads do not divide the G = {layer.kv_heads} that there are")
 
         def pool(w):                                                  # (..., G * D) -> (..., kv_heads * D)
@@ -199,8 +201,9 @@ class MultiHeadAttention:
         q, k, v, q_pos, k_pos = self._heads(x, context, positions)
         options = {"mask": mask, "q_pos": q_pos, "k_pos": k_pos, **self.options}
         out, lse = attention(q, k, v, return_lse=True, **options)
-        if dout.shape != (*x.shape[:-1], self.w_o.shape[1]):
-            raise ShapeError(f"dout is {dout.shape}; it must be (..., N, E_out) = {(*x.shape[:-1], self.w_o.shape[1])}")
+        shape = (*out.shape[:-3], out.shape[-2], self.w_o.shape[1])
+        if dout.shape != shape:
+            raise ShapeError(f"dout is {dout.shape}; it must be (..., N, E_out) = {shape}")
         dheads = split_heads(dout @ self.w_o.T, self.heads)                       # (..., H, N, Dv)
         dq, dk, dv, *_ = attention_backward(dheads, q, k, v, out=out, lse=lse, **options)
         if self.rope is not None:

@@ -10,20 +10,20 @@ arXiv:1911.02150, section 2.4, has the bandwidth argument; the rolling cache wit
 """
 import numpy as np
 
-from .errors import CacheError, OptionError, ShapeError
-from .shapes import spell
+from .errors import CacheError, DtypeError, ShapeError
+from .shapes import count, floats, is_float, spell
 
 
 class _Cache:
     """What both caches share: the arrays, how many tokens each row has seen, and the checks."""
 
     def __init__(self, batch, kv_heads, slots, head_dim, dtype, value_dim):
-        sizes = {"batch": batch, "kv_heads": kv_heads, "head_dim": head_dim}
-        for name, size in sizes.items():
-            if size < 1:
-                raise OptionError(f"{name} = {size}; it must be at least 1")
+        batch, kv_heads, head_dim = count("batch", batch, 1), count("kv_heads", kv_heads, 1), count("head_dim", head_dim, 1)
+        value_dim = head_dim if value_dim is None else count("value_dim", value_dim, 1)
+        if not is_float(np.dtype(dtype)):
+            raise DtypeError(f"dtype is {np.dtype(dtype)}; a cache holds float16, bfloat16, float32 or float64")
         self.k = np.zeros((batch, kv_heads, slots, head_dim), dtype)
-        self.v = np.zeros((batch, kv_heads, slots, head_dim if value_dim is None else value_dim), dtype)
+        self.v = np.zeros((batch, kv_heads, slots, value_dim), dtype)
         self._lengths = np.zeros(batch, dtype=np.int64)
 
     @property
@@ -54,7 +54,7 @@ class _Cache:
         return lengths
 
     def _check(self, k_new, v_new):
-        k_new, v_new = np.asarray(k_new), np.asarray(v_new)
+        k_new, v_new = floats("k_new", k_new), floats("v_new", v_new)
         for name, new, held in (("k_new", k_new, self.k), ("v_new", v_new, self.v)):
             if new.ndim != 4 or new.shape[:2] != held.shape[:2] or new.shape[3] != held.shape[3]:
                 B, G, _, D = held.shape
@@ -102,10 +102,8 @@ class KVCache(_Cache):
     stores_rotated = True  # RoPE is applied before `append`: a key's position never changes
 
     def __init__(self, batch, kv_heads, capacity, head_dim, dtype=np.float32, *, value_dim=None):
-        if capacity < 1:
-            raise OptionError(f"capacity = {capacity}; it must be at least 1")
-        super().__init__(batch, kv_heads, capacity, head_dim, dtype, value_dim)
-        self.capacity = capacity
+        self.capacity = count("capacity", capacity, 1)
+        super().__init__(batch, kv_heads, self.capacity, head_dim, dtype, value_dim)
 
     def append(self, k_new, v_new, lengths=None):
         """Store N new tokens a row and hand back everything that is there.
@@ -159,7 +157,8 @@ class KVCache(_Cache):
             If a row holds fewer tokens than it is to keep.
         """
         lengths = np.asarray(lengths)
-        if lengths.shape != self._lengths.shape or (lengths < 0).any() or (lengths > self._lengths).any():
+        fits = lengths.shape == self._lengths.shape and lengths.dtype.kind in "iu"
+        if not fits or (lengths < 0).any() or (lengths > self._lengths).any():
             raise CacheError(f"cannot rewind to {lengths.tolist()}; the rows hold {self._lengths.tolist()} tokens")
         self._lengths = lengths.astype(np.int64)
 
@@ -204,11 +203,9 @@ class RollingCache(_Cache):
     stores_rotated = False
 
     def __init__(self, batch, kv_heads, window, head_dim, dtype=np.float32, first=0, *, value_dim=None):
-        if window < 1 or first < 0:
-            raise OptionError(f"window = {window}, first = {first}; a window needs at least 1 token, first at least 0")
+        self.window, self.first = count("window", window, 1), count("first", first, 0)
         # the newest token of a window is always among the new ones, so one slot less is enough
-        super().__init__(batch, kv_heads, first + window - 1, head_dim, dtype, value_dim)
-        self.window, self.first = window, first
+        super().__init__(batch, kv_heads, self.first + self.window - 1, head_dim, dtype, value_dim)
         self.reset()
 
     def append(self, k_new, v_new, lengths=None):
