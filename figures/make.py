@@ -41,7 +41,7 @@ def stored():
 
 
 @figure
-def cat(theme):
+def it_looks_at_cat(theme):
     """Where 'it' looks: head 13.8 of SmolLM2."""
     tokens, weights = stored()
     ax = ma.plot.heatmap(weights[13, 8], tokens, mask=ma.masks.causal(), title="SmolLM2-135M, layer 13, head 8", theme=theme)
@@ -49,7 +49,7 @@ def cat(theme):
 
 
 @figure
-def layer(theme):
+def layer_13(theme):
     """The nine heads of layer 13 side by side."""
     tokens, weights = stored()
     axes = ma.plot.heads(weights[13], tokens, mask=ma.masks.causal(), titles=[f"13.{h}" for h in range(9)], theme=theme)
@@ -103,7 +103,7 @@ def main():
     for name, draw in FIGURES.items():
         for theme in THEMES:
             fig = draw(theme)
-            path = HERE / f"{name}-{theme}.png"
+            path = HERE / f"{name}_{theme}.png"
             fig.savefig(path, dpi=160, metadata={KEY: fingerprint(fig), "Software": None})
             plt.close(fig)
             print(path.name)

@@ -21,7 +21,7 @@ SPEC.loader.exec_module(make)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", make.FIGURES)
 def test_committed_picture_is_fresh(name, theme):
-    with Image.open(FOLDER / f"{name}-{theme}.png") as picture:
+    with Image.open(FOLDER / f"{name}_{theme}.png") as picture:
         committed = picture.text[make.KEY]
     now = make.fingerprint(make.FIGURES[name](theme))
     plt.close("all")
@@ -29,7 +29,7 @@ def test_committed_picture_is_fresh(name, theme):
 
 
 def test_no_picture_is_left_over():
-    assert {path.stem for path in FOLDER.glob("*.png")} == {f"{name}-{theme}" for name in make.FIGURES for theme in make.THEMES}
+    assert {path.stem for path in FOLDER.glob("*.png")} == {f"{name}_{theme}" for name in make.FIGURES for theme in make.THEMES}
 
 
 def test_a_fingerprint_sees_every_change():

@@ -12,8 +12,8 @@ from matplotlib import colors
 
 from ..core.errors import PlotError
 
-STYLE = {"font.size": 9.0, "axes.titlesize": 10.0, "axes.labelsize": 9.0, "xtick.labelsize": 8.0, "ytick.labelsize": 8.0,
-         "figure.dpi": 110.0, "font.family": "DejaVu Sans"}
+STYLE: dict[Any, Any] = {"font.size": 9.0, "axes.titlesize": 10.0, "axes.labelsize": 9.0, "xtick.labelsize": 8.0,
+                         "ytick.labelsize": 8.0, "figure.dpi": 110.0, "font.family": "DejaVu Sans"}
 SEQUENTIAL = "viridis"                                                # lightness rises all the way
 DIVERGING = "RdBu_r"                                                  # lightness falls on both sides of 0
 NOTE_HIDDEN = "hatched grey: may not look"
@@ -78,7 +78,7 @@ def canvas(theme, shape, size, *, ax=None, fig=None):
         return
     import matplotlib.pyplot as plt
 
-    settings: Any = {key: value for key, value in mpl.rcParamsDefault.items() if key not in ("backend", "interactive")}
+    settings = {key: value for key, value in mpl.rcParamsDefault.items() if key not in ("backend", "interactive")}
     with mpl.rc_context({**settings, **STYLE, **THEMES[theme or "light"].rc}):
         axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)[1]
         yield axes, THEMES[theme or "light"]
