@@ -13,6 +13,8 @@ the folder maps/ what the model gave on another day, in half precision: the less
 Each entry of maps/ is made by the function of the same name at the end of this file; `python course.py --store` runs
 them all again.
 """
+import copy
+import dataclasses
 import functools
 import os
 import sys
@@ -23,6 +25,22 @@ from types import SimpleNamespace
 import numpy as np
 
 SENTENCE = "The cat sat on the mat because it was tired"
+TWO_SENTENCES = "The cat sat on the mat. Then it sat on the warm chair."
+PARAGRAPH = (
+    "The lighthouse keeper climbed the stairs every evening before the sun went down. He carried a can of oil in one hand "
+    "and a cloth in the other, because the glass had to be clean before the lamp was lit. From the top he could see the "
+    "harbour, the fishing boats that were coming home, and the long line of rocks that had sunk so many ships in his "
+    "grandfather's time. When the lamp was burning he sat down, poured himself a cup of tea and wrote in his book how the "
+    "wind stood and which boats had passed. Nobody had ever asked to read it, but he wrote in it every night all the same."
+)
+
+PARAGRAPH = (
+    "Bread is an old and simple food. A baker mixes flour, water, salt and a little yeast, and leaves the dough to rest "
+    "in a warm corner of the kitchen. The yeast eats the sugar in the flour and gives off gas, so the dough slowly rises "
+    "until it is twice as large. Then the baker folds it, shapes it into a loaf, and lets it rest once more. In the hot "
+    "oven the crust turns brown and hard, while the inside stays soft. When the loaf is done, it sounds hollow if you "
+    "knock on it. The bread should cool for an hour before anybody cuts it, but hungry children rarely wait that long."
+)
 
 TOKENS = ["the", "cat", "sat", "down"]
 X = np.array([                                                        # (N, E)
@@ -132,11 +150,185 @@ def cat(m):
 @recipe
 def induction(m):
     """64 random tokens, twice: a previous-token head, 16.0, and five that find the first copy; weights (6, N, N)."""
-    once = np.random.default_rng(0).integers(100, len(m.tokenizer), 64)
-    ids = np.tile(once, 2)
+    ids = twice(m)
     heads = np.array([(16, 0), (17, 3), (17, 4), (17, 5), (18, 6), (18, 7)])
     weights = m.forward(ids, return_weights=True)[1]
     return {"tokens": _labels(m, ids), "heads": heads, "weights": weights[heads[:, 0], heads[:, 1]]}
+
+
+@recipe
+def roles(m):
+    """How far each head does a job: its mean weight on the key of that job, (layers, H) for each of four jobs.
+
+    On PARAGRAPH and on 64 random tokens twice: the token before, the first token; on the random tokens also the token
+    after the earlier copy (induction), and as a control the same place in 128 tokens that do not repeat.
+    """
+    prose = m.forward(m.tokenizer.encode(PARAGRAPH), return_weights=True)[1]          # (layers, H, N, N)
+    copied = m.forward(twice(m), return_weights=True)[1]
+    fresh = m.forward(np.random.default_rng(1).integers(100, len(m.tokenizer), 128), return_weights=True)[1]
+    return {
+        "previous": np.diagonal(prose, -1, -2, -1).mean(-1), "previous_random": np.diagonal(copied, -1, -2, -1).mean(-1),
+        "first": prose[..., 1:, 0].mean(-1), "first_random": copied[..., 1:, 0].mean(-1),
+        "induction": np.diagonal(copied, -63, -2, -1)[..., 1:].mean(-1),              # queries 64 .. 127, keys 1 .. 64
+        "control": np.diagonal(fresh, -63, -2, -1)[..., 1:].mean(-1),
+    }
+
+
+@recipe
+def lesions(m):
+    """The loss on 64 random tokens and on their copy when some heads are silent: none, the named ones, six others, drawn.
+
+    The copy's first token is left out: nothing before it says that a copy begins.
+    """
+    ids, n = twice(m), np.arange(127)
+    induction_heads = [(18, 6), (17, 3), (17, 4), (17, 5), (18, 7), (20, 6)]
+    named = {"none": [], "previous-token head 16.0": [(16, 0)], "six induction heads": induction_heads}
+    everywhere = np.ndindex(m.config.layers, m.config.heads)
+    others = [place for place in everywhere if place not in (*induction_heads, (16, 0))]
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        drawn = [others[place] for place in sorted(rng.choice(len(others), 6, replace=False))]
+        named["drawn: " + " ".join(f"{layer}.{head}" for layer, head in drawn)] = drawn
+    losses = np.array([losses_of(silence(m, heads), ids) for heads in named.values()])
+    return {"names": list(named), "first": losses[:, n < 63].mean(-1), "second": losses[:, n >= 64].mean(-1)}
+
+
+@recipe
+def two_sentences(m, layer=13):
+    """What one layer makes of TWO_SENTENCES: rotated q, k, v (heads, N, D) and its weights (H, N, N)."""
+    ids = m.tokenizer.encode(TWO_SENTENCES)
+    x, positions = m.embed(ids), np.arange(len(ids))
+    for below in range(layer):
+        x = m.block(below, x, positions)
+    q, k, v = m.attention_inputs(layer, x, positions)
+    weights = m.block(layer, x, positions, return_weights=True)[1]
+    return {"tokens": _labels(m, ids), "q": q, "k": k, "v": v, "weights": weights}
+
+
+@recipe
+def layouts(m):
+    """Perplexity on PARAGRAPH for each pairing of stored weights and RoPE layout, and the guess after a simple prompt."""
+    ids, prompt = m.tokenizer.encode(PARAGRAPH), m.tokenizer.encode("The capital of France is")
+    runs = {
+        "as stored, interleaved": turned(m, "interleaved"),
+        "reordered, half": turned(m, "half", reorder=True),
+        "as stored, half": turned(m, "half"),
+        "reordered, interleaved": turned(m, "interleaved", reorder=True),
+        "no rotation at all": turned(m, "interleaved", scaling=lambda frequencies: 0 * frequencies),
+    }
+    return {
+        "names": list(runs), "perplexity": np.array([np.exp(losses_of(run, ids).mean()) for run in runs.values()]),
+        "guess": [m.tokenizer.decode([int(run.forward(prompt)[-1].argmax())]) for run in runs.values()],
+    }
+
+
+def twice(m):
+    """64 random tokens, and the same again: (128,)."""
+    return np.tile(np.random.default_rng(0).integers(100, len(m.tokenizer), 64), 2)
+
+
+def losses_of(m, ids):
+    """-log p of each token after the first, given those before it: (N - 1,)."""
+    from minattn import logsumexp
+
+    logits = m.forward(ids)[:-1]
+    return logsumexp(logits) - logits[np.arange(len(ids) - 1), ids[1:]]
+
+
+def silence(m, heads):
+    """The model with the output of some heads, pairs (layer, head), replaced by zeros."""
+    from minattn import attention
+
+    def without(silent):
+        def fn(q, k, v, **options):
+            out = attention(q, k, v, **options)                                       # (..., H, N, D)
+            out[..., silent, :, :] = 0
+            return out
+        return fn
+
+    return m.with_attention({layer: without([h for at, h in heads if at == layer]) for layer, _ in heads})
+
+
+def turned(m, layout, *, reorder=False, scaling=None):
+    """The model with RoPE of another layout or scaling; `reorder` also puts the columns of W_Q and W_K in half order."""
+    from minattn import positions
+
+    c, new = m.config, copy.copy(m)
+    new.config = dataclasses.replace(c, rope_layout=layout, rope_scaling=scaling)
+    if reorder:
+        new.layers = [{**w, "w_q": positions.change_layout(w["w_q"], c.heads, to="half"),
+                       "w_k": positions.change_layout(w["w_k"], c.kv_heads, to="half")} for w in m.layers]
+    return new
+
+
+@recipe
+def sentence(m):
+    """The sentence on its way through the model: ids, embeddings, what goes into layer 13, and what may come next."""
+    from minattn import softmax
+
+    ids = np.array(m.tokenizer.encode(SENTENCE))
+    positions = np.arange(len(ids))
+    x = embedded = m.embed(ids)                                       # (N, E)
+    for layer in range(13):
+        x = m.block(layer, x, positions)
+    q, k, v = m.attention_inputs(13, x, positions)                    # (H, N, D), (G, N, D), (G, N, D)
+    before = x
+    for layer in range(13, m.config.layers):
+        x = m.block(layer, x, positions)
+    chance = softmax(m.logits(x))                                     # (N, V)
+    best = np.argsort(-chance)[:, :5]                                 # the five likeliest next tokens of each row
+    prompt = "One day, a little girl named Mia found"
+    return {
+        "tokens": _labels(m, ids), "ids": ids, "embedded": embedded, "x": before, "q": q, "k": k, "v": v,
+        "next_tokens": [_labels(m, row) for row in best], "next_chances": np.take_along_axis(chance, best, axis=-1),
+        "prompt": prompt, "written": m.generate(prompt, max_new_tokens=24, progress=False),
+    }
+
+
+@recipe
+def other_sentences(m):
+    """Where 'it' looks in head 13.8 when one thing in the sentence is another: tokens and weights (sentences, N)."""
+    texts = [SENTENCE, SENTENCE.replace("tired", "soft"), SENTENCE.replace("cat", "girl"),
+             "The mat lay under the cat because it was soft"]
+    ids = np.array([m.tokenizer.encode(text) for text in texts])      # ten tokens each
+    tokens = [_labels(m, row) for row in ids]
+    weights = m.forward(ids, return_weights=True)[1][13, :, 8]        # (sentences, N, N)
+    return {"tokens": tokens, "weights": weights[:, tokens[0].index(" it")]}
+
+
+@recipe
+def scales(m):
+    """Queries and keys of layer 13 on a paragraph, and the loss of the whole model under other scales than 1/sqrt(D)."""
+    from minattn import attention
+
+    ids = np.array(m.tokenizer.encode(PARAGRAPH))
+    positions = np.arange(len(ids))
+    x = m.embed(ids)
+    for layer in range(13):
+        x = m.block(layer, x, positions)
+    q, k, _ = m.attention_inputs(13, x, positions)
+    tried = np.array([1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])
+    changed = [m.with_attention(functools.partial(attention, scale=scale)) for scale in tried]
+    return {"q": q[:, :96], "k": k[:, :96], "scales": tried, "losses": np.array([_loss(each, ids) for each in changed])}
+
+
+@recipe
+def masked(m):
+    """What a later word changes in the model's logits, and its loss on a paragraph under other masks than causal."""
+    from minattn import attention, masks
+
+    tried = {
+        "causal": masks.causal(),
+        "last(16)": masks.last(16),
+        "last(15) | first(1)": masks.last(15) | masks.first(1),
+        "last(32)": masks.last(32),
+        "last(31) | first(1)": masks.last(31) | masks.first(1),
+    }
+    one, other = (m.forward(m.tokenizer.encode(text)) for text in (SENTENCE, SENTENCE.replace("tired", "soft")))
+    ids = np.array(m.tokenizer.encode(PARAGRAPH))
+    losses = [_loss(m.with_attention(functools.partial(attention, mask=mask)), ids) for mask in tried.values()]
+    return {"tokens": _labels(m, m.tokenizer.encode(SENTENCE)), "changed": np.abs(one - other).max(-1),
+            "names": list(tried), "losses": np.array(losses)}
 
 
 def store():
@@ -150,6 +342,14 @@ def store():
         np.savez_compressed(part, **{key: _narrow(value) for key, value in make(m).items()})
         os.replace(part, target)
         print(f"{target.name}: {target.stat().st_size / 1000:.0f} kB")
+
+
+def _loss(m, ids):
+    """Mean of -log p(next token) over a text: 0 where each was certain, log(V) = 10.8 for a blind guess."""
+    from minattn import logsumexp
+
+    logits = m.forward(ids)[:-1].astype(np.float64)
+    return np.mean(logsumexp(logits) - logits[np.arange(len(ids) - 1), ids[1:]])
 
 
 def _labels(m, ids):
