@@ -47,15 +47,10 @@ class Tokenizer:
         kind, split = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
         if (kind, split) != ("gpt2", "smollm") or metadata.get("tokenizer.ggml.add_bos_token"):
             return NoTokenizer(f"its GGUF file has a {kind!r} tokenizer with the split {split!r}; read is 'gpt2' with 'smollm'")
+        pieces, types, merges = _parts(metadata)
         tokenizers = _tokenizers()
-        try:
-            pieces, types, merges = (metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type", "merges"))
-            vocab = {piece: n for n, piece in enumerate(pieces)}
-            backend = tokenizers.Tokenizer(
-                tokenizers.models.BPE(vocab=vocab, merges=[tuple(merge.split(" ")) for merge in merges])
-            )
-        except Exception as error:  # the package raises plain Exception for merges that do not fit the vocabulary
-            raise WeightsError(f"the tokenizer in the GGUF file is incomplete or altered: {error!r}") from error
+        vocab = {piece: n for n, piece in enumerate(pieces)}
+        backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=merges))
         split = tokenizers.pre_tokenizers
         backend.pre_tokenizer = split.Sequence(
             [split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False, use_regex=True)]
@@ -137,6 +132,24 @@ class Tokenizer:
             return "<" + " ".join(f"{_BYTE_OF[letter]:02X}" for letter in piece) + ">"
         shown = text.replace(" ", "·")
         return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in shown)
+
+
+def _parts(metadata):
+    """The vocabulary, each token's type, and the merges as pairs; whole, for the package panics on ones that are not."""
+    pieces, types, merges = (metadata.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "merges"))
+    for part, kind in ((pieces, str), (types, int), (merges, str)):
+        if not isinstance(part, list) or not all(isinstance(item, kind) for item in part):
+            raise WeightsError("the tokenizer in the GGUF file is incomplete or altered: tokens, token_type or merges is no list")
+    known = set(pieces)
+    if len(known) != len(pieces) or len(types) != len(pieces):
+        raise WeightsError(
+            f"the tokenizer in the GGUF file is altered: of {len(pieces)} tokens {len(known)} differ and {len(types)} have a type"
+        )
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    for pair in pairs:
+        if len(pair) != 2 or not known.issuperset((*pair, "".join(pair))):
+            raise WeightsError(f"the tokenizer in the GGUF file is altered: {pair} is no merge of two tokens into a third")
+    return pieces, types, pairs
 
 
 class NoTokenizer:

@@ -163,7 +163,8 @@ def test_other_files_are_named_for_what_they_are(tmp_path):
     with pytest.raises(WeightsError, match="pickle is never read"):
         models.load(path)
     assert not ran.exists()
-    for start, text in ((b"<!DOCTYPE html>", "web page"), (b"version https://git-lfs.github", "LFS pointer"), (b"\x1f\x8b..", "gzip")):
+    others = {b"<!DOCTYPE html>": "web page", b"version https://git-lfs.github": "LFS pointer", b"\x1f\x8b..": "gzip"}
+    for start, text in others.items():
         path.write_bytes(start)
         with pytest.raises(WeightsError, match=text):
             models.load(path)

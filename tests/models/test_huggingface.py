@@ -24,7 +24,7 @@ def theirs(need, *, tied=False, rope=LLAMA3):
             vocab_size=61, hidden_size=30, intermediate_size=44, num_hidden_layers=3, num_attention_heads=6,
             num_key_value_heads=2, head_dim=8, max_position_embeddings=96, rms_norm_eps=3e-5, tie_word_embeddings=tied,
             rope_parameters=rope, attn_implementation="eager",
-        )  # fmt: skip
+        )
     ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
