@@ -127,8 +127,9 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=
     True
     >>> slopes = ma.positions.alibi_slopes(8)                                     # 9 ALiBi in one line
     >>> out = ma.attention(q, k, v, causal=True, score_mod=lambda s, b, h, i, j: s - slopes[h] * (i - j))
-
-    The tenth, a map of a real model, stands at `minattn.models.load`.
+    >>> m = ma.models.Llama.random(ma.models.LlamaConfig(2, 12, 20, 6, 2, 4, 50, 64))     # 10 a map of a model, here untrained;
+    >>> logits, w = m.forward([3, 1, 4, 1], return_weights=True)                  # ma.models.load("smollm2") is a real one
+    >>> axes = ma.plot.heatmap(w[1, 5], ["the", "cat", "sat", "down"])
     """
     x = prepare(q, k, v, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
                 sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
