@@ -34,14 +34,6 @@ PARAGRAPH = (
     "wind stood and which boats had passed. Nobody had ever asked to read it, but he wrote in it every night all the same."
 )
 
-PARAGRAPH = (
-    "Bread is an old and simple food. A baker mixes flour, water, salt and a little yeast, and leaves the dough to rest "
-    "in a warm corner of the kitchen. The yeast eats the sugar in the flour and gives off gas, so the dough slowly rises "
-    "until it is twice as large. Then the baker folds it, shapes it into a loaf, and lets it rest once more. In the hot "
-    "oven the crust turns brown and hard, while the inside stays soft. When the loaf is done, it sounds hollow if you "
-    "knock on it. The bread should cool for an hour before anybody cuts it, but hungry children rarely wait that long."
-)
-
 TOKENS = ["the", "cat", "sat", "down"]
 X = np.array([                                                        # (N, E)
     [-0.48,  0.29,  1.22,  1.25],                                     # the
@@ -197,9 +189,7 @@ def lesions(m):
 def two_sentences(m, layer=13):
     """What one layer makes of TWO_SENTENCES: rotated q, k, v (heads, N, D) and its weights (H, N, N)."""
     ids = m.tokenizer.encode(TWO_SENTENCES)
-    x, positions = m.embed(ids), np.arange(len(ids))
-    for below in range(layer):
-        x = m.block(below, x, positions)
+    x, positions = entering(m, ids, layer), np.arange(len(ids))
     q, k, v = m.attention_inputs(layer, x, positions)
     weights = m.block(layer, x, positions, return_weights=True)[1]
     return {"tokens": _labels(m, ids), "q": q, "k": k, "v": v, "weights": weights}
@@ -220,6 +210,14 @@ def layouts(m):
         "names": list(runs), "perplexity": np.array([np.exp(losses_of(run, ids).mean()) for run in runs.values()]),
         "guess": [m.tokenizer.decode([int(run.forward(prompt)[-1].argmax())]) for run in runs.values()],
     }
+
+
+def entering(m, ids, layer):
+    """What goes into one layer, (N, E): the embeddings after the layers below it."""
+    x, positions = m.embed(ids), np.arange(len(ids))
+    for below in range(layer):
+        x = m.block(below, x, positions)
+    return x
 
 
 def twice(m):
@@ -268,11 +266,9 @@ def sentence(m):
 
     ids = np.array(m.tokenizer.encode(SENTENCE))
     positions = np.arange(len(ids))
-    x = embedded = m.embed(ids)                                       # (N, E)
-    for layer in range(13):
-        x = m.block(layer, x, positions)
+    embedded = m.embed(ids)                                           # (N, E)
+    x = before = entering(m, ids, layer=13)
     q, k, v = m.attention_inputs(13, x, positions)                    # (H, N, D), (G, N, D), (G, N, D)
-    before = x
     for layer in range(13, m.config.layers):
         x = m.block(layer, x, positions)
     chance = softmax(m.logits(x))                                     # (N, V)
@@ -302,14 +298,10 @@ def scales(m):
     from minattn import attention
 
     ids = np.array(m.tokenizer.encode(PARAGRAPH))
-    positions = np.arange(len(ids))
-    x = m.embed(ids)
-    for layer in range(13):
-        x = m.block(layer, x, positions)
-    q, k, _ = m.attention_inputs(13, x, positions)
+    q, k, _ = m.attention_inputs(13, entering(m, ids, layer=13), np.arange(len(ids)))
     tried = np.array([1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])
     changed = [m.with_attention(functools.partial(attention, scale=scale)) for scale in tried]
-    return {"q": q[:, :96], "k": k[:, :96], "scales": tried, "losses": np.array([_loss(each, ids) for each in changed])}
+    return {"q": q[:, :96], "k": k[:, :96], "scales": tried, "losses": np.array([losses_of(each, ids).mean() for each in changed])}
 
 
 @recipe
@@ -326,7 +318,7 @@ def masked(m):
     }
     one, other = (m.forward(m.tokenizer.encode(text)) for text in (SENTENCE, SENTENCE.replace("tired", "soft")))
     ids = np.array(m.tokenizer.encode(PARAGRAPH))
-    losses = [_loss(m.with_attention(functools.partial(attention, mask=mask)), ids) for mask in tried.values()]
+    losses = [losses_of(m.with_attention(functools.partial(attention, mask=mask)), ids).mean() for mask in tried.values()]
     return {"tokens": _labels(m, m.tokenizer.encode(SENTENCE)), "changed": np.abs(one - other).max(-1),
             "names": list(tried), "losses": np.array(losses)}
 
@@ -342,14 +334,6 @@ def store():
         np.savez_compressed(part, **{key: _narrow(value) for key, value in make(m).items()})
         os.replace(part, target)
         print(f"{target.name}: {target.stat().st_size / 1000:.0f} kB")
-
-
-def _loss(m, ids):
-    """Mean of -log p(next token) over a text: 0 where each was certain, log(V) = 10.8 for a blind guess."""
-    from minattn import logsumexp
-
-    logits = m.forward(ids)[:-1].astype(np.float64)
-    return np.mean(logsumexp(logits) - logits[np.arange(len(ids) - 1), ids[1:]])
 
 
 def _labels(m, ids):
