@@ -301,7 +301,8 @@ def scales(m):
     q, k, _ = m.attention_inputs(13, entering(m, ids, layer=13), np.arange(len(ids)))
     tried = np.array([1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])
     changed = [m.with_attention(functools.partial(attention, scale=scale)) for scale in tried]
-    return {"q": q[:, :96], "k": k[:, :96], "scales": tried, "losses": np.array([losses_of(each, ids).mean() for each in changed])}
+    losses = np.array([losses_of(each, ids).mean() for each in changed])
+    return {"q": q[:, :96], "k": k[:, :96], "scales": tried, "losses": losses}
 
 
 @recipe
