@@ -1,10 +1,11 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from minattn import models
-from minattn.core.errors import TokenError, WeightsError
+from minattn.core.errors import DependencyError, TokenError, WeightsError
 from minattn.core.rope import Llama3Scaling
 from minattn.models import huggingface
 
@@ -108,9 +109,15 @@ def test_bfloat16_needs_no_other_package(folder, monkeypatch):
     stored = (path / "x.safetensors").read_bytes().replace(b'"U16"', b'"BF16"')
     stored = (int.from_bytes(stored[:8], "little") + 1).to_bytes(8, "little") + stored[8:]
     (path / "x.safetensors").write_bytes(stored)
-    monkeypatch.setitem(__import__("sys").modules, "ml_dtypes", None)
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     found = huggingface.SafetensorsFile(path / "x.safetensors")["x"]
     np.testing.assert_array_equal(found, (kept.astype(np.uint32) << 16).view(np.float32))
+
+
+def test_without_the_package(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(DependencyError, match=r"minattn\[models\]"):
+        models.load(folder[0])
 
 
 def test_cut_short_or_altered(folder):
