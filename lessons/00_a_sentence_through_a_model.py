@@ -1,0 +1,363 @@
+# %% [markdown]
+# # 00 A sentence through a model
+#
+# 15 minutes. Difficulty: easy. Read before: nothing. You need Python, NumPy slices and the matrix product.
+#
+# You will be able to
+#
+# - say what a token, an id and an embedding are,
+# - compute one row of a real attention map yourself,
+# - read an attention map, and say what it does not show,
+# - say how a language model gets from a sentence to its next word.
+
+# %% [markdown]
+# ## The question
+#
+# > The cat sat on the mat because it was tired
+#
+# Who was tired? You went back from *it* to *cat* without noticing. A language model has to do the same with numbers. It
+# holds one vector for each word, and the vector of *it* starts out the same in every sentence there is. To learn
+# anything about this sentence, it has to look at the other words. **Attention is how it looks.**
+#
+# We follow this one sentence through a real model, SmolLM2: 135 million trained parameters, run here in plain NumPy.
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+import course
+import minattn as ma
+
+m = course.model()
+s = course.real("sentence")
+print(f"computed now by {m}" if m else "read from the stored maps")
+
+# %% [markdown]
+# `s` holds everything that we look at on the way. It is made by the function `sentence` in [course.py](course.py), or, where
+# the model's weights are not at hand, read from a file that this function wrote.
+
+# %% [markdown]
+# ## 1. Tokens and ids
+#
+# A model does not read letters. A **tokenizer** cuts the text into pieces from a fixed list, and the place of a piece in
+# that list is its **id**.
+
+# %%
+for token, number in zip(s.tokens, s.ids, strict=True):
+    print(f"{token!r:12} {number}")
+
+# %% [markdown]
+# The space belongs to the word that follows it, and a capital letter matters: `'The'` and `' the'` are different tokens
+# with unrelated ids. An id is only a row number; 2644 is not "more" than 504.
+
+# %% [markdown]
+# ## 2. Embeddings
+#
+# Row `id` of a large table is the token's **embedding**: a vector of E = 576 learned numbers.
+#
+# **Predict before you run.** The sentence has N = 10 tokens. What is the shape of its embeddings? And how many numbers does
+# the whole table hold, with one row for each of V = 49,152 tokens?
+#
+# <details><summary>Answer</summary>
+#
+# (10, 576), one row for each token of the sentence. The table holds 49,152 x 576 = 28,311,552 numbers, a fifth of all the
+# model's parameters.
+#
+# </details>
+
+# %%
+from minattn.models import LlamaConfig
+
+config = LlamaConfig.smollm2()
+N, E = s.embedded.shape
+table = config.vocab * config.dim
+print(f"N = {N}, E = {E}")
+print(f"the table holds {table:,} of {config.n_parameters:,} parameters: {table / config.n_parameters:.0%}")
+print("' it' begins with", s.embedded[s.tokens.index(" it"), :5].round(3))
+
+# %% [markdown]
+# Looking up a row is all that happened so far, so nothing in the vector of *it* knows of a cat.
+
+# %% [markdown]
+# ## 3. One layer looks
+#
+# The model is a stack of 30 layers. Each does two things: **attention**, where a token takes something from other tokens,
+# and a **feed-forward** part, where each token is worked on by itself. Only in attention do tokens meet.
+#
+# A layer looks in several ways at once; each way is a **head**. Every head makes three vectors out of each token:
+#
+# - a **query**: what this token is looking for,
+# - a **key**: what this token can be found by,
+# - a **value**: what this token hands over when it is looked at.
+#
+# Lesson 01 makes them; here we take those of layer 13 as they come. Both layers and heads are counted from 0, and "13.8"
+# is head 8 of layer 13.
+
+# %%
+print("x  going into layer 13 ", s.x.shape, "   (N, E)")
+print("q  queries             ", s.q.shape, " (H, N, D)")
+print("k  keys                ", s.k.shape, " (G, S, D)")
+print("v  values              ", s.v.shape, " (G, S, D)")
+
+# %% [markdown]
+# H = 9 query heads, and G = 3 heads of keys and values: three query heads share one (lesson 08 says why), so query head 8
+# reads key head 8 // 3 = 2. D = 64 numbers each. There are as many keys as queries here: S = N = 10.
+#
+# Now the looking itself, for one query. Compare *it* with the key of every token up to itself, turn the scores into weights
+# that sum to 1 (exponentiate, divide by the sum: a **softmax**), and average the values with these weights.
+
+# %%
+it, cat = s.tokens.index(" it"), s.tokens.index(" cat")
+query, keys, values = s.q[8, it], s.k[8 // 3], s.v[8 // 3]
+
+scores = np.array([query @ key / np.sqrt(64) for key in keys[: it + 1]])
+weights = np.exp(scores) / np.exp(scores).sum()
+mixed = sum(weight * value for weight, value in zip(weights, values, strict=False))
+
+for token, score, weight in zip(s.tokens, scores, weights, strict=False):
+    print(f"{token:9} score {score:6.2f}   weight {weight:.2f} {'#' * round(40 * weight)}")
+print("\nthe weights sum to", weights.sum().round(6), "and the average of the values has shape", mixed.shape)
+assert abs(weights[cat] - 0.80) < 0.01
+
+# %% [markdown]
+# *it* takes four fifths of what it takes from *cat*. The average, `mixed`, is what head 13.8 has found
+# out for *it*; after one more matrix (lesson 04) it is added to the vector of *it*.
+#
+# The library does the same for all heads and all tokens at once:
+
+# %%
+out, w = ma.attention(s.q, s.k, s.v, causal=True, return_weights=True)
+print("weights", w.shape, "(H, N, S)    out", out.shape, "(H, N, D)")
+assert np.allclose(w[8, it, : it + 1], weights, atol=1e-5)
+assert np.allclose(out[8, it], mixed, atol=1e-4)
+
+# %% [markdown]
+# ## 4. Attention in one picture
+#
+# Below is the row that we just computed. Each line runs from *it* to a token that it may look at; the wider, the more weight.
+# What to look for: one wide line, and no line to *was* and *tired*.
+
+# %%
+fig, ax = plt.subplots(figsize=(9, 2.6), layout="constrained")
+for n, token in enumerate(s.tokens):
+    ax.text(n, 0, token.strip(), ha="center", va="top", fontsize=11, color="black" if n <= it else "#999999")
+ax.text(it, 1.08, "it", ha="center", va="bottom", fontsize=11, weight="bold")
+for n, weight in enumerate(w[8, it, : it + 1]):
+    ax.plot([it, n], [1.05, 0.06], color="#26828e", linewidth=0.4 + 14 * weight, solid_capstyle="round")
+    ax.text(n, -0.22, f"{weight:.2f}", ha="center", va="top", fontsize=9, color="#26828e")
+ax.text(-0.7, 1.08, "the query", va="bottom", fontsize=9)
+ax.text(-0.7, 0, "keys", va="top", ha="right", fontsize=9)
+ax.text(-0.7, -0.22, "weights", va="top", ha="right", fontsize=9, color="#26828e")
+ax.set(xlim=(-1.5, 9.6), ylim=(-0.45, 1.3))
+ax.set_title("head 13.8: what 'it' gets is the values of these tokens, averaged by weight")
+ax.axis("off");
+
+# %% [markdown]
+# The same for every query is a **map**: a row for each query, a column for each key. What to look for: the row *it* holds the
+# numbers of the picture above; every row sums to 1; and the upper right is hatched, because **this model's tokens may look only
+# at themselves and at what came before**. (It was trained to guess the next word, and must not read it first.)
+
+# %%
+ma.plot.heatmap(w[8], s.tokens, mask=ma.masks.causal(), title="layer 13, head 8");
+
+# %% [markdown]
+# ## 5. An honest caption
+#
+# It is tempting to write "this head knows what *it* means" below the map. Test that first.
+#
+# **Predict before you run.** In "The cat sat on the mat because it was **soft**", *it* is the mat. How does the row *it* change?
+#
+# <details><summary>Answer</summary>
+#
+# Not by a single bit. *soft* comes after *it*, so nothing about it can have reached that row: when the model computes the row, it
+# cannot know who or what will turn out to be soft.
+#
+# </details>
+
+# %%
+other = course.real("other_sentences")
+for tokens, row in zip(other.tokens, other.weights, strict=True):
+    best = np.argsort(-row)[:3]
+    print(f"{''.join(tokens):48}", "  ".join(f"{tokens[n].strip()} {row[n]:.2f}" for n in best))
+assert np.array_equal(other.weights[0], other.weights[1])
+print("\nin the map above:")
+for n, key in [(3, 1), (4, 1), (8, 5)]:
+    print(f"{s.tokens[n]:5} looks at {s.tokens[key]} with {w[8, n, key]:.2f}")
+
+# %% [markdown]
+# - First two lines: the same row, although the meaning of *it* differs. In a model that reads from left to right, *it* cannot
+#   see *tired*.
+# - Third line: *it* does not fit a girl, and half of the weight goes to the mat. Perhaps the head minds the kind of noun; one
+#   sentence cannot say.
+# - Fourth line: *it* looks at the subject again, now the mat.
+# - Other words than *it*, such as *on* and *the*, look at *cat* too; and *was* looks at *mat*.
+#
+# An honest caption is therefore: **a head that mostly looks at the current subject.** A few sentences show no more than that,
+# and a weight says where a head took something from, not what the model did with it.
+
+# %% [markdown]
+# ## 6. The other 269 heads
+#
+# 30 layers of 9 heads give 270 maps, and we chose one of them. Where does *it* look on average?
+
+# %%
+tokens, maps = course.maps("cat")                                     # maps: (layers, H, N, S)
+mean = maps[:, :, it].mean(axis=(0, 1))
+most = maps[:, :, it].argmax(axis=-1)
+for n in range(it + 1):
+    print(f"{tokens[n]:9} mean weight {mean[n]:.2f}   looked at most by {(most == n).sum():3} of {most.size} heads")
+assert np.allclose(mean[[0, cat]], [0.48, 0.05], atol=0.01)
+
+# %% [markdown]
+# Almost half of the weight goes to the first token, whatever it is, and a twentieth to *cat*. The weights must sum to 1,
+# so a head that finds nothing must still look somewhere; in this model that place is the first token (lesson 04).
+# What to look for in layer 13: a bright first column in most heads, and head 8, which has a second one.
+
+# %%
+ma.plot.heads(maps[13], tokens, mask=ma.masks.causal());
+
+# %% [markdown]
+# ## 7. To the next word
+#
+# After the last layer, each token's vector is compared with every row of the embedding table, and a softmax turns the 49,152
+# scores into probabilities: of the token that comes **next**. Every position makes its own guess:
+
+# %%
+for token, guesses, chances in zip(s.tokens, s.next_tokens, s.next_chances, strict=True):
+    best = [f"{guess!r} {chance:.2f}" for guess, chance in zip(guesses, chances, strict=True)]
+    print(f"{token:9} ->", "   ".join(best[:3]))
+
+# %% [markdown]
+# (`' cou'` is the beginning of a longer word: a token need not be a whole one.)
+#
+# To write, take the best guess for the last position, append it to the text, run the model again, and so on. That is what
+# `m.generate(prompt, max_new_tokens=24)` does:
+
+# %%
+print(s.prompt + "|" + s.written)
+
+# %% [markdown]
+# (The bar marks where the model took over.) This is a small model: its sentences hold together, its facts often do not.
+
+# %% [markdown]
+# ## 8. What it costs
+#
+# A matrix product takes one multiplication and one addition, 2 FLOPs, for each weight and token. Looking takes
+# $2 N S D$ FLOPs a head for the scores and as many for the average.
+
+# %%
+c = config
+matrices = 2 * c.n_parameters * N
+looking = 4 * N * N * c.head_dim * c.heads * c.layers
+print(f"{N} tokens: {matrices / 1e9:.2f} GFLOP in matrices, {looking / 1e9:.4f} GFLOP in looking")
+equal = c.n_parameters / (2 * c.head_dim * c.heads * c.layers)
+print(f"looking grows with N * N: it catches up at N = {equal:,.0f} tokens")
+took = course.seconds(lambda: ma.attention(s.q, s.k, s.v, causal=True), repeats=20)
+print(f"measured here: {took * 1e3:7.2f} ms for the attention of layer 13")
+if m:
+    took = course.seconds(lambda: m.forward(s.ids))
+    print(f"               {took * 1e3:7.2f} ms for the whole model")
+
+# %% [markdown]
+# ## 9. Exercises
+#
+# **Exercise 1.** Write `looks_at(w, n)`: the index of the key that query n of the map w (N, S) looks at most.
+#
+# <details><summary>Hint</summary>
+#
+# Row n of the map is `w[n]`; NumPy has a function for the position of the largest entry.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def looks_at(w, n):
+#     return w[n].argmax()
+# ```
+#
+# </details>
+
+# %%
+def looks_at(w, n):
+    return None                                                       # fill in the blank
+
+
+found = [looks_at(w[8].copy(), n) for n in (it, 8)]
+if None in found:
+    print("fill in the blank")
+else:
+    assert [s.tokens[n] for n in found] == [" cat", " mat"], f"'it' looks at cat and 'was' at mat, not at {found}"
+    print("pass")
+
+# %% [markdown]
+# **Exercise 2.** Which of the 270 heads gives the most weight from *it* to the word just before it, *because*? Write
+# `strongest(maps, n, s)`: the layer and the head with the largest weight from query n to key s.
+#
+# <details><summary>Hint</summary>
+#
+# `maps[:, :, n, s]` has shape (layers, H). `np.unravel_index` turns a flat index into two.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def strongest(maps, n, s):
+#     weights = maps[:, :, n, s]
+#     return np.unravel_index(weights.argmax(), weights.shape)
+# ```
+#
+# It is 1.2, with 0.94: a head that looks at the previous token.
+#
+# </details>
+
+# %%
+def strongest(maps, n, s):
+    return None                                                       # fill in the blank
+
+
+found = [strongest(maps.copy(), it, key) for key in (cat, it - 1)]
+if None in found:
+    print("fill in the blank")
+else:
+    assert tuple(found[0]) == (13, 8), f"'it' looks most at 'cat' in 13.8, not in {found[0]}"
+    assert tuple(found[1]) == (1, 2), f"'it' looks most at 'because' in 1.2, not in {found[1]}"
+    print("pass")
+
+# %% [markdown]
+# ## 10. Three questions
+#
+# 1. The first row of every map in this lesson is the same. What is it, and why?
+#
+# <details><summary>Answer</summary>
+#
+# 1, 0, 0, ...: the first token may look at itself alone, and the weights of a row sum to 1.
+#
+# </details>
+#
+# 2. Two sentences begin with the same six tokens. Which of the model's vectors are the same for both?
+#
+# <details><summary>Answer</summary>
+#
+# Those of the six tokens, in every layer: a token is made of itself and of what came before it.
+#
+# </details>
+#
+# 3. Somebody shows you one head of a model in which *it* looks at *cat*, and concludes that the model understands pronouns. What
+#    do you ask for?
+#
+# <details><summary>Answer</summary>
+#
+# Other sentences, with other subjects and with another referent; the other heads, and how this one was chosen among them; and a
+# test of what the model does without this head, since a weight alone does not say what was done with what was read.
+#
+# </details>
+#
+# ## Where things are
+#
+# - The model, one method for each step of this lesson: [llama.py](../minattn/models/llama.py). The arithmetic of attention:
+#   [reference.py](../minattn/core/reference.py).
+# - The paper: Vaswani et al. 2017, "Attention Is All You Need", equation (1),
+#   [arXiv:1706.03762](https://arxiv.org/abs/1706.03762).
+# - Next: [01 Queries, keys, values](01_queries_keys_values.ipynb) does all of this by hand, on numbers with two decimals.
