@@ -107,7 +107,10 @@ def real(name):
     if model() is not None:
         return SimpleNamespace(**_RECIPES[name](model()))
     with np.load(MAPS / f"{name}.npz", allow_pickle=False) as stored:
-        return SimpleNamespace(**{key: _widen(stored[key]) for key in stored})
+        found = {key: _widen(stored[key]) for key in stored}
+    if "weights" in found:                                            # rounding must not leave a row above 1
+        found["weights"] /= np.maximum(1, found["weights"].sum(axis=-1, keepdims=True))
+    return SimpleNamespace(**found)
 
 
 def maps(name):
