@@ -78,6 +78,7 @@ def canvas(theme, shape, size, *, ax=None, fig=None):
         return
     import matplotlib.pyplot as plt
 
+    plt.draw_if_interactive()                                         # loads the backend; what it sets is to outlive the block
     settings = {key: value for key, value in mpl.rcParamsDefault.items() if key not in ("backend", "interactive")}
     with mpl.rc_context({**settings, **STYLE, **THEMES[theme or "light"].rc}):
         axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)[1]

@@ -1,4 +1,8 @@
 """The scales can be read by everyone: lightness tells the order, also with a colour blindness."""
+import os
+import subprocess
+import sys
+
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -44,3 +48,14 @@ def test_text_has_contrast_and_hidden_is_unlike_zero(theme):
     assert contrast(look.line, look.paper) > 3
     assert contrast(look.attend, look.hidden) > 3
     assert contrast(look.hidden, mpl.colors.to_hex(mpl.colormaps[SEQUENTIAL](0.0))) > 1.5
+
+
+def test_first_picture_leaves_the_backend_its_settings(tmp_path):
+    """Jupyter's backend turns interactive mode on when the first figure loads it; without it, later figures stay hidden."""
+    (tmp_path / "own_backend.py").write_text(
+        "from matplotlib import interactive\nfrom matplotlib.backends.backend_agg import *\n"
+        "from matplotlib.backends.backend_agg import FigureCanvasAgg as FigureCanvas\ninteractive(True)\n"
+    )
+    code = "import minattn as ma, matplotlib as mpl; ma.plot.heatmap([[1.0]]); raise SystemExit(not mpl.is_interactive())"
+    environment = {**os.environ, "MPLBACKEND": "module://own_backend", "PYTHONPATH": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
