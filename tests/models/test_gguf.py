@@ -1,4 +1,5 @@
 import pickle
+import struct
 import zipfile
 
 import numpy as np
@@ -125,12 +126,25 @@ def test_altered_anywhere_in_the_header(tiny_gguf, tmp_path):
     assert refused > 150
 
 
+@pytest.mark.parametrize("kind", [0, 7, 8, 10])
+@pytest.mark.parametrize("count", [10**4, 2**40, 2**62])
+def test_counts_that_the_file_cannot_hold(gguf_bytes, tmp_path, kind, count):
+    """An array of so many numbers, booleans or texts; struct itself gives up on the largest."""
+    good = gguf_bytes({"a": [1, 2, 3]}, {})
+    listed = good.index(struct.pack("<IQ", 5, 3))
+    path = tmp_path / "many.gguf"
+    path.write_bytes(good[:listed] + struct.pack("<IQ", kind, count) + good[listed + 12 :])
+    with pytest.raises(WeightsError, match="cut short or altered"):
+        GGUF(path)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         (("general.architecture", "mamba"), "'mamba'"),
         (("llama.rope.scaling.type", "yarn"), "yarn"),
         (("llama.rope.dimension_count", 4), "rotates only part"),
+        (("llama.attention.value_length", 6), "values of another width"),
         (("llama.attention.head_count", 0), "cannot be"),
         (("llama.block_count", "three"), "block_count"),
         (("llama.feed_forward_length", 45), r"ffn_gate.* is \(44, 30\).*\(45, 30\)"),

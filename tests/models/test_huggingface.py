@@ -101,6 +101,16 @@ def test_a_folder_is_read(folder):
     assert len(read.generate([1, 2], max_new_tokens=3)) == 3
 
 
+def test_a_tied_head_may_be_stored_twice(folder):
+    path, m, tensors, save = folder
+    (path / "config.json").write_text(json.dumps({**SETTINGS, "tie_word_embeddings": True}))
+    want = models.load(path).forward([1, 2, 3])
+    assert np.abs(want - m.forward([1, 2, 3])).max() > 0.1                                # another head than m's
+    frequencies = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    save({n: w for n, w in tensors.items() if n != "lm_head.weight"} | frequencies, path / "model.safetensors")
+    np.testing.assert_array_equal(models.load(path).forward([1, 2, 3]), want)
+
+
 def test_bfloat16_needs_no_other_package(folder, monkeypatch):
     path, _, tensors, save = folder
     want = tensors["model.layers.1.self_attn.q_proj.weight"]

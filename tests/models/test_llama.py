@@ -110,9 +110,11 @@ def test_rows_of_unequal_length_are_each_row_alone(data):
     padded = np.zeros((B, total.max()), int)
     for b in range(B):
         padded[b, : total[b]] = rows[b]
-    whole = MODEL.forward(padded, lengths=total)                                          # and without a cache
+    whole, seen = MODEL.forward(padded, lengths=total, return_weights=True)               # and without a cache
     for b in range(B):
         close(whole[b, : total[b]], want[b])
+        assert not seen[:, b, :, total[b] :].any()                                        # padding sees nothing
+        assert not seen[:, b, :, :, total[b] :].any()                                     # and is not seen
 
 
 def test_a_row_is_reset_alone():

@@ -6,14 +6,14 @@ import pytest
 from minattn.core.errors import DependencyError, TokenError, WeightsError
 from minattn.models.tokenizer import Tokenizer
 
-WORDS = ["Ġ", "Ċ", "at", "cat", "Ġcat"]
+WORDS = ["Ġ", "Ċ", "at", "cat", "Ġcat", "42"]
 PIECES = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *"abct", *WORDS, *"0123456789", "?", "Ã", "¼", "â", "Ĥ", "¬"]
 METADATA = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": "smollm",
     "tokenizer.ggml.tokens": PIECES,
     "tokenizer.ggml.token_type": [3] * 3 + [1] * (len(PIECES) - 3),
-    "tokenizer.ggml.merges": ["a t", "c at", "Ġ cat"],
+    "tokenizer.ggml.merges": ["a t", "c at", "Ġ cat", "4 2"],  # the last is never used: each digit stands alone
     "tokenizer.ggml.bos_token_id": 1,
     "tokenizer.ggml.eos_token_id": 2,
 }
