@@ -113,7 +113,7 @@ def padding(lengths):
     array([[1, 1, 1, 0],
            [1, 0, 0, 0]])
     """
-    lengths = np.asarray(lengths)
+    lengths = np.array(lengths)  # a copy: the caller may go on counting in theirs
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any():
         raise MaskError(f"lengths are {lengths.dtype} of shape {lengths.shape}; padding needs integers (B,), none below 0")
     rule = lambda g: g.j < lengths[g.b]  # noqa: E731
@@ -143,8 +143,8 @@ def segments(q_ids, k_ids=None):
     # # .
     . . #
     """
-    q_ids = np.asarray(q_ids)
-    k_ids = q_ids if k_ids is None else np.asarray(k_ids)
+    q_ids = np.array(q_ids)
+    k_ids = q_ids if k_ids is None else np.array(k_ids)
     if q_ids.ndim not in (1, 2) or k_ids.ndim not in (1, 2):
         raise ShapeError(f"q_ids is {q_ids.shape} and k_ids is {k_ids.shape}; ids must be (N,) or (B, N), and (S,) or (B, S)")
     rows = {len(ids) for ids in (q_ids, k_ids) if ids.ndim == 2}
