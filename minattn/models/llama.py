@@ -265,9 +265,7 @@ class Llama:
             new._attention[layer] = each
         return new
 
-    def generate(self, prompt, **options):
-        """Continue `prompt`: text gives text, ids give ids. The options are those of `generation.generate`."""
-        return generation.generate(self, prompt, **options)
+    generate = generation.generate  # m.generate(prompt, ...): the loop has a file of its own
 
     def _ids(self, ids):
         try:
