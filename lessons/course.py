@@ -242,7 +242,7 @@ def silence(m, heads):
 
     def without(silent):
         def fn(q, k, v, **options):
-            out = attention(q, k, v, **options)                                       # (..., H, N, D)
+            out = attention(q, k, v, **options)                       # (..., H, N, D)
             out[..., silent, :, :] = 0
             return out
         return fn
@@ -325,6 +325,31 @@ def masked(m):
     losses = [losses_of(m.with_attention(functools.partial(attention, mask=mask)), ids).mean() for mask in tried.values()]
     return {"tokens": _labels(m, m.tokenizer.encode(SENTENCE)), "changed": np.abs(one - other).max(-1),
             "names": list(tried), "losses": np.array(losses)}
+
+
+@recipe
+def pooling(m):
+    """The mean loss on PARAGRAPH when a group of query heads is given other keys than its own, in all layers or in one."""
+    ids, layers = np.array(m.tokenizer.encode(PARAGRAPH)), np.arange(0, m.config.layers, 3)
+    runs = {"as trained": m, "KV heads pooled to one": m.with_attention(pooled), "tiled": m.with_attention(tiled)}
+    alone = [losses_of(m.with_attention({int(layer): pooled}), ids).mean() for layer in layers]
+    return {"names": list(runs), "losses": np.array([losses_of(run, ids).mean() for run in runs.values()]),
+            "layers": layers, "losses_of_one": np.array(alone)}
+
+
+def pooled(q, k, v, **options):
+    """Attention in which all query heads share one KV head: the mean of those that there are."""
+    from minattn import attention
+
+    return attention(q, k.mean(axis=-3, keepdims=True), v.mean(axis=-3, keepdims=True), **options)
+
+
+def tiled(q, k, v, **options):
+    """The classic mistake: KV heads in the order 0 1 2 0 1 2 where 0 0 1 1 2 2 is meant."""
+    from minattn import attention
+
+    groups = q.shape[-3] // k.shape[-3]
+    return attention(q, np.concatenate([k] * groups, axis=-3), np.concatenate([v] * groups, axis=-3), **options)
 
 
 def store():
