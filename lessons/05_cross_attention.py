@@ -1,0 +1,421 @@
+# %% [markdown]
+# # 05 Cross-attention
+#
+# 25 minutes · difficulty: easy · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb),
+# [03 Masks](03_masks.ipynb), [04 Many heads](04_many_heads.ipynb)
+#
+# You will be able to
+#
+# - let one sequence attend to another, and say which sizes may differ and which must agree,
+# - label the map of two sequences so that it tells the truth,
+# - follow a gradient from the reading sequence into the sequence that it reads,
+# - cut a language model's attention into a self-attention part and a cross-attention part, and join them exactly.
+
+# %% [markdown]
+# ## The question
+#
+# A translator has read "die Katze setzte sich hin" and writes "the cat sat down". For each English word it has to look at
+# German ones. So far queries, keys and values all came from the same tokens. What changes when the tokens that ask and the
+# tokens that are asked are two different sequences, of different lengths? (The first transformer, of 2017, was a translator
+# of this kind: an encoder read the source, and every decoder layer attended to it.)
+#
+# The English words have vectors X, (N, E) = (4, 4); the German ones CONTEXT, (S, E) = (5, 4).
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+
+import course
+import minattn as ma
+from course import CONTEXT, CONTEXT_TOKENS, TOKENS, W_K, W_O, W_Q, W_V, X
+
+np.set_printoptions(precision=2, suppress=True)
+print("asking  ", X.shape, TOKENS)
+print("asked   ", CONTEXT.shape, CONTEXT_TOKENS)
+
+# %% [markdown]
+# ## Predict before you run
+#
+# Queries come from X, keys and values from CONTEXT.
+#
+# 1. What is the shape of the weights, and what that of the output?
+# 2. Which sums are 1: those of the rows, or those of the columns? How many of them are there?
+#
+# <details><summary>Answer</summary>
+#
+# 1. Weights (N, S) = (4, 5): one row for each English word, one column for each German one. The output is (4, 4): one row
+#    for each word that *asked*. The German sequence has no outputs here.
+# 2. The rows, 4 of them: each query spreads a weight of 1 over the five keys. A column may sum to anything; a German word
+#    that nobody asks for has a column near 0.
+#
+# </details>
+
+# %% [markdown]
+# ## One query, in a loop
+#
+# "cat" asks. Its query is a product of its own vector; each key and each value is a product of a German one.
+
+# %%
+cat = TOKENS.index("cat")
+query = X[cat] @ W_Q                                                  # (D,) from English
+scores = []
+for token, y in zip(CONTEXT_TOKENS, CONTEXT, strict=True):
+    key = y @ W_K                                                     # (D,) from German
+    scores.append(query @ key / np.sqrt(4))
+    print(f"cat . {token:7} score {scores[-1]:6.2f}")
+weights = np.exp(scores) / np.exp(scores).sum()
+looped = sum(weight * (y @ W_V) for weight, y in zip(weights, CONTEXT, strict=True))
+print("weights", weights, " output", looped)
+
+# %% [markdown]
+# ## All queries at once
+#
+# The only difference from self-attention: the second input `y` in two of the three projections.
+
+# %%
+q, k, v = X @ W_Q, CONTEXT @ W_K, CONTEXT @ W_V                       # (N, D), (S, D), (S, Dv)
+weights = ma.softmax(q @ k.T / np.sqrt(4))                            # (N, S)
+out = weights @ v                                                     # (N, Dv)
+np.testing.assert_allclose(out[cat], looped)
+
+q, k, v = ma.project_qkv(X, W_Q, W_K, W_V, context=CONTEXT)           # the library's words for it
+np.testing.assert_allclose(ma.attention(q, k, v), out)
+
+layer = ma.MultiHeadAttention(W_Q, W_K, W_V, W_O, heads=1)            # and as a layer
+np.testing.assert_allclose(layer(X, context=CONTEXT), out @ W_O)
+
+# %% [markdown]
+# Look for the brightest cell of each row. Every English word finds its German one; "sat", which German says
+# in two words, divides its weight between both. (Nobody trained these numbers: they were chosen so.)
+
+# %%
+ma.plot.heatmap(weights, TOKENS, key_tokens=CONTEXT_TOKENS);
+
+# %% [markdown]
+# **Self-attention is the special case** in which the context is the sequence itself:
+
+# %%
+for with_itself, alone in zip(ma.project_qkv(X, W_Q, W_K, W_V, context=X), ma.project_qkv(X, W_Q, W_K, W_V), strict=True):
+    np.testing.assert_array_equal(with_itself, alone)
+np.testing.assert_array_equal(layer(X, context=X), layer(X))
+
+# %% [markdown]
+# ## What may differ, and what must agree
+#
+# | may differ | must agree | because |
+# |---|---|---|
+# | N and S, the two lengths | S of keys and values | each key has one value |
+# | E of x and E of the context | D of queries and keys | a score is their product |
+# | D and Dv | E_in of W_Q and E of x; E_in of W_K, W_V and E of the context | a projection is a product |
+#
+# Pictures and words of different widths can meet, since each side has its own projection: here three numbers a token.
+
+# %%
+rng = np.random.default_rng(5)
+narrow = rng.standard_normal((6, 3))                                  # S = 6, E = 3
+w_k, w_v = rng.standard_normal((2, 3, 4))                             # (3, D), (3, Dv)
+other = ma.MultiHeadAttention(W_Q, w_k, w_v, W_O, heads=2)
+print("x", X.shape, " context", narrow.shape, " output", other(X, context=narrow).shape)
+
+attempts = {
+    "a value is missing": lambda: ma.attention(q, k, v[:-1]),
+    "keys are narrower than queries": lambda: ma.attention(q, k[:, :3], v),
+    "the context has another width than W_K": lambda: layer(X, context=narrow),
+}
+for what, attempt in attempts.items():
+    try:
+        attempt()
+    except ma.MinattnError as error:
+        print(f"\n{what}:\n  {error}")
+
+# %% [markdown]
+# ## Built broken: the causal mask
+#
+# Copying a self-attention layer copies its `causal=True`. In cross-attention there is nothing to hide: the whole source was
+# there before the first word was written. The code runs all the same, because the library aligns the last query with the
+# last key; "the" then stands at key 1. Look at what has become hatched.
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+broken = ma.attention_weights(q, k, causal=True)
+ma.plot.heatmap(weights, TOKENS, key_tokens=CONTEXT_TOKENS, title="right: no mask", colorbar=False, ax=axes[0])
+ma.plot.heatmap(broken, TOKENS, key_tokens=CONTEXT_TOKENS, title="broken: causal", mask=ma.masks.causal(), ax=axes[1])
+for token, before, after in zip(TOKENS, weights, broken, strict=True):
+    print(f"{token:>5}: weight on keys that the mask hides {before[after == 0].sum():.2f}")
+
+# %% [markdown]
+# The harm is small here, because both languages use the same order, and that is how such a mistake survives. What is lost
+# is the end of the source for the first words, and in German the end often holds the verb. One mask does have its place
+# here: `ma.masks.padding(lengths)`, for a batch of contexts of unequal lengths (exercise 2).
+#
+# ## Built broken: the wrong labels
+#
+# A map of two sequences has two sets of labels. Rows are queries, columns are keys. A well-known tutorial drew its
+# decoder's map with the source's tokens on the axis of the target (harvardnlp/annotated-transformer, issue 104). With
+# unequal lengths the mistake can be found by counting, and `plot.heatmap` counts:
+
+# %%
+mistakes = {
+    "source tokens on the rows": lambda: ma.plot.heatmap(weights, CONTEXT_TOKENS, key_tokens=CONTEXT_TOKENS),
+    "target tokens on the columns": lambda: ma.plot.heatmap(weights, TOKENS, key_tokens=TOKENS),
+}
+for what, draw in mistakes.items():
+    try:
+        draw()
+    except ma.MinattnError as error:
+        print(f"{what}:\n  {error}\n")
+print("a map turned on its side: row sums", weights.T.sum(axis=1), "instead of", weights.sum(axis=1))
+
+# %% [markdown]
+# With equal lengths nothing can be counted, and only the sums are left to tell: a row of a map sums to 1, and a column does
+# not. Check that first whenever a map comes out of code that is not yours.
+#
+# ## The order of the keys does not matter
+#
+# Shuffle the German words, each key with its value. The columns of the map are shuffled, and the output is the same to the
+# last digits: a weighted sum has no order.
+
+# %%
+order = np.array([3, 0, 4, 2, 1])
+shuffled = ma.attention(*ma.project_qkv(X, W_Q, W_K, W_V, context=CONTEXT[order]))
+print([CONTEXT_TOKENS[s] for s in order], f" largest change of the output: {np.abs(shuffled - out).max():.0e}")
+np.testing.assert_allclose(shuffled, out)
+np.testing.assert_allclose(ma.attention(q[::-1], k, v), out[::-1])    # other order of queries: other order of rows
+
+# %% [markdown]
+# So this translator cannot tell "die Katze setzte sich" from "sich setzte Katze die". Word order has to be put in by other
+# means, and that is lesson 06.
+#
+# ## Backward: the gradient goes into both sequences
+#
+# Queries carry the gradient to x; keys and values carry it to the context. That is how the reader's mistakes train the
+# encoder. Compare the library's gradient with slopes: nudge each of the 20 numbers of CONTEXT up and down and see how a
+# loss moves.
+
+# %%
+layer = ma.MultiHeadAttention(W_Q, W_K, W_V, W_O, heads=2)
+dout = rng.standard_normal((4, 4))                                    # gradient of some loss by the layer's output
+grads = layer.backward(dout, X, context=CONTEXT)
+
+
+def slope(x, context, which, at, step=1e-6):
+    """d loss / d one number, from two runs of the forward."""
+    nudge = np.zeros_like(which)
+    nudge[at] = step
+    up, down = ((x + s * nudge, context) if which is x else (x, context + s * nudge) for s in (1, -1))
+    return ((layer(up[0], context=up[1]) - layer(down[0], context=down[1])) * dout).sum() / (2 * step)
+
+
+for name, which, grad in [("x", X, grads.dx), ("context", CONTEXT, grads.dcontext)]:
+    measured = np.array([slope(X, CONTEXT, which, at) for at in np.ndindex(which.shape)]).reshape(which.shape)
+    print(f"d{name:8} {grad.shape}, largest {np.abs(grad).max():.2f}, "
+          f"largest difference from the slopes {np.abs(grad - measured).max():.0e}")
+    np.testing.assert_allclose(grad, measured, atol=1e-8)
+
+# %% [markdown]
+# ## The real thing
+#
+# SmolLM2 has no cross-attention: like most language models it is a decoder only, in which prompt and answer are one
+# sequence. Yet cross-attention is inside. Take two sentences, and let the second one be the reader. Its queries attend to
+# the keys of the first sentence, all of which came before, so this block needs no mask; and to those of its own sentence,
+# under a causal mask. Here are rotated queries, keys and values of layer 13 (rotation is RoPE, lesson 06).
+
+# %%
+two = course.real("two_sentences")
+cut = two.tokens.index(".") + 1
+print("first   ", two.tokens[:cut])
+print("second  ", two.tokens[cut:])
+print("q", two.q.shape, " k", two.k.shape, " v", two.v.shape)
+
+reader = two.q[:, cut:]
+crossing, lse_crossing = ma.attention(reader, two.k[:, :cut], two.v[:, :cut], return_lse=True)
+own, lse_own = ma.attention(reader, two.k[:, cut:], two.v[:, cut:], causal=True, return_lse=True)
+
+# %% [markdown]
+# Each part is a softmax over its own keys. `ma.merge` joins two such parts into the softmax over all keys; what it needs
+# from each is the output and the log of the sum of exponentials (lse). The result is the model's own attention.
+
+# %%
+joined, lse = ma.merge(crossing, lse_crossing, own, lse_own)
+whole, model_weights = ma.attention(two.q, two.k, two.v, causal=True, return_weights=True)
+print("largest difference from attention in one piece:", f"{np.abs(joined - whole[:, cut:]).max():.0e}")
+np.testing.assert_allclose(joined, whole[:, cut:], atol=1e-5)
+np.testing.assert_allclose(model_weights, two.weights, atol=2e-3)     # and those are the weights that the model used
+
+share = np.exp(lse_crossing - lse)                                    # (H, N): what goes to the first sentence
+cross_weights = ma.attention_weights(reader, two.k[:, :cut])          # (H, N, S), rows sum to 1
+np.testing.assert_allclose(share[..., None] * cross_weights, model_weights[:, cut:, :cut], atol=1e-5)
+
+# %% [markdown]
+# $e^{\text{lse}}$ of a part over $e^{\text{lse}}$ of all is the part's share of the weight. Below is the cross-attention
+# block of all nine heads, times its share: rows sum to what the reader gives to the first sentence. Look at the row of "it".
+
+# %%
+axes = ma.plot.heads(share[..., None] * cross_weights, two.tokens[cut:], key_tokens=two.tokens[:cut], columns=5,
+                     titles=[f"13.{h}" for h in range(9)])
+
+# %%
+it = two.tokens[cut:].index(" it")
+for h in range(9):
+    best = cross_weights[h, it].argmax()
+    print(f"13.{h}: 'it' gives {share[h, it]:.2f} to the first sentence, most of it to {two.tokens[best]!r} "
+          f"({share[h, it] * cross_weights[h, it, best]:.2f} of all)")
+assert cross_weights[:, it].argmax(axis=-1).tolist() == [0] * 8 + [two.tokens.index(" cat")]
+
+# %% [markdown]
+# Head 13.8, the current-subject head of lesson 04, reaches across the full stop and finds "cat". In all others "it" rests
+# on the first token. So a decoder-only model reads its prompt by a block that *is* cross-attention; what it lacks is a second set
+# of weights for it. Nothing here translates: that is a map of one sentence pair, in one layer.
+#
+# ## What it costs
+#
+# One layer, width E, S source tokens, N tokens written one by one. Keys and values of the source do not change while the
+# decoder writes, so they can be projected once and kept:
+#
+# | | keys and values of the source | scores and weighted sums |
+# |---|---|---|
+# | projected anew at each step | $N \cdot 4SE^2$ | $4NSE$ |
+# | projected once and kept | $4SE^2$ | $4NSE$ |
+
+# %%
+S, E, steps, heads = 1024, 256, 32, 4
+layer = ma.MultiHeadAttention.random(E, heads=heads, dtype=np.float32)
+source = rng.standard_normal((S, E), dtype=np.float32)
+written = rng.standard_normal((steps, E), dtype=np.float32)
+
+
+def anew():
+    return np.concatenate([layer(written[n:n + 1], context=source) for n in range(steps)])
+
+
+def kept():
+    k, v = (ma.split_heads(source @ w, heads) for w in (layer.w_k, layer.w_v))
+    queries = [ma.split_heads(written[n:n + 1] @ layer.w_q, heads) for n in range(steps)]
+    return np.concatenate([ma.merge_heads(ma.attention(q, k, v)) @ layer.w_o for q in queries])
+
+
+np.testing.assert_allclose(anew(), kept(), atol=1e-5)
+for name, run, times in [("projected anew", anew, steps), ("kept", kept, 1)]:
+    print(f"{name:15} {4 * times * S * E * E / 1e9:6.3f} GFLOP for keys and values, "
+          f"{4 * steps * S * E / 1e9:.3f} for scores and sums, {1000 * course.seconds(run):6.1f} ms here")
+print(f"what is kept: {2 * S * E * 4:,} bytes a layer, and it does not grow while the decoder writes")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Write cross-attention of one head from x (N, E) and y (S, E_context), without `ma.attention`.
+
+# %%
+def my_cross(x, y, w_q, w_k, w_v):
+    return None                                                       # your lines: (N, Dv)
+
+
+def check_cross(fn):
+    rng = np.random.default_rng(6)
+    for N, S, E, E_context, D, Dv in [(3, 5, 4, 2, 7, 3), (6, 2, 3, 5, 1, 4)]:
+        x, y = rng.standard_normal((N, E)), rng.standard_normal((S, E_context))
+        w_q, w_k, w_v = (rng.standard_normal(shape) for shape in [(E, D), (E_context, D), (E_context, Dv)])
+        got, want = fn(x, y, w_q, w_k, w_v), ma.attention(*ma.project_qkv(x, w_q, w_k, w_v, context=y))
+        if got is None:
+            return "fill in the blank"
+        if np.shape(got) != (N, Dv):
+            return f"the shape is {np.shape(got)}; one row for each token that asks would be {(N, Dv)}"
+        if not np.allclose(got, want):
+            return "the right shape, the wrong numbers: is the scale 1/sqrt(D), and the softmax along the keys?"
+    return "pass"
+
+
+print(check_cross(my_cross))
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Three projections, then scores (N, S), softmax over the last axis, and a product with the values.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def my_cross(x, y, w_q, w_k, w_v):
+#     q, k, v = x @ w_q, y @ w_k, y @ w_v
+#     return ma.softmax(q @ k.T / np.sqrt(q.shape[-1])) @ v
+# ```
+#
+# </details>
+#
+# **2.** A batch of two contexts, the second of which has only three real words; its last two rows are padding. Which mask
+# makes each row of the batch come out as if it were alone?
+
+# %%
+def my_mask():
+    return None                                                       # a mask from ma.masks
+
+
+def check_mask(fn):
+    mask = fn()
+    if mask is None:
+        return "fill in the blank"
+    contexts = np.stack([CONTEXT, CONTEXT[::-1]])[:, None]            # (B, 1, S, E): the 1 is the head axis
+    xs = np.stack([X, X])[:, None]
+    got = ma.attention(xs @ W_Q, contexts @ W_K, contexts @ W_V, mask=mask)
+    alone = [ma.attention(X @ W_Q, c @ W_K, c @ W_V) for c in (CONTEXT, CONTEXT[::-1][:3])]
+    rows = [np.allclose(got[b, 0], alone[b]) for b in range(2)]
+    return "pass" if all(rows) else f"row {rows.index(False)} is not what it is alone"
+
+
+print(check_mask(my_mask))
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Lesson 03. The lengths are those of the contexts, not of the sentence that asks.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def my_mask():
+#     return ma.masks.padding([5, 3])
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ## Three questions
+#
+# **1.** Two sentences of seven words each, and a (7, 7) map out of somebody else's code. How do you find out which axis is
+# the queries?
+#
+# <details><summary>Answer</summary>
+#
+# Sum along each axis. The sums that are all 1 are those of the queries' rows. (With masked rows or a learned sink a query's
+# sum may be below 1, but never above.)
+#
+# </details>
+#
+# **2.** A translator reads 30 tokens and writes 40. How many scores does one head of one cross-attention layer compute, with
+# the source's keys projected once, and with keys projected anew at each step?
+#
+# <details><summary>Answer</summary>
+#
+# 30 x 40 = 1,200 in both cases. Keeping keys and values saves projections, not scores.
+#
+# </details>
+#
+# **3.** The gradient by CONTEXT was checked above. Through which of Q, K and V does it come, and through which does the one
+# by X come?
+#
+# <details><summary>Answer</summary>
+#
+# CONTEXT: through K and V. X: through Q alone. In self-attention both are the same array, and the two gradients are added.
+#
+# </details>
+#
+# ## Where to go from here
+#
+# - The code: [core/projection.py](../minattn/core/projection.py) (`project_qkv` and its backward) and
+#   [multihead.py](../minattn/multihead.py) (`context=`); `merge` stands in [core/softmax.py](../minattn/core/softmax.py).
+# - Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), section 3.2.3: "encoder-decoder attention".
+# - Next: [06 Order](06_order.ipynb): how a set of tokens becomes a sequence.
