@@ -201,6 +201,7 @@ class RollingCache(_Cache):
     """
 
     stores_rotated = False
+    _latest: tuple | None = None  # q_pos and k_pos of the last append
 
     def __init__(self, batch, kv_heads, window, head_dim, dtype=np.float32, first=0, *, value_dim=None):
         self.window, self.first = count("window", window, 1), count("first", first, 0)

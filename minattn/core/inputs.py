@@ -102,15 +102,15 @@ class Inputs:
         return array.astype(self.dtype if dtype is None else dtype, copy=False)
 
 
-def prepare(q, k, v=None, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,
+def prepare(q, k, *values, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,
             sink_logits=None, score_mod=None):  # fmt: skip
     """Check the arguments of `attention` and bring them into the form of `Inputs`."""
     given = {"q": floats("q", q), "k": floats("k", k)}
-    if v is not None:
-        given["v"] = floats("v", v)
+    if values:                                                    # (v,); attention_weights has none
+        given["v"] = floats("v", *values)
     _check_axes(**given)
     headless = given["q"].ndim == 2
-    lead = broadcast_lead(*(a.shape[:-3] for a in given.values()))
+    lead = broadcast_lead(**{name: a.shape[:-3] for name, a in given.items()})
     batch = int(np.prod(lead))
     q, k, v = (_four_axes(given[name], lead) if name in given else None for name in "qkv")
     q = np.broadcast_to(q, (batch, *q.shape[1:]))                 # so that scores and lse have every row, also where v alone has
@@ -201,7 +201,8 @@ def _score_shaped(name, a, scores, headless):
         fits = False
     if not fits:
         letters = "NS" if headless else "HNS"
-        raise ShapeError(f"{name} is {a.shape}, but {spell('the scores', scores, letters)}; each axis must be full or 1")
+        wanted = spell("the shape of the scores", scores, letters)
+        raise ShapeError(f"{name} is {a.shape}, but {wanted}; each axis must be full or 1")
     a = a.reshape((1,) * (len(scores) - a.ndim) + a.shape)
     return _four_axes(a, scores[: len(scores) - 2 if headless else -3])
 

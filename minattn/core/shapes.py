@@ -88,12 +88,13 @@ def _fits(shape, lead):
     return len(shape) == len(lead) and all(size in (1, full) for size, full in zip(shape, lead, strict=True))
 
 
-def broadcast_lead(*leads):
+def broadcast_lead(**leads):
     """The shape that the leading axes share, or a ShapeError."""
     try:
-        return np.broadcast_shapes(*leads)
+        return np.broadcast_shapes(*leads.values())
     except ValueError as error:
-        raise ShapeError(f"the axes before the heads do not fit each other: {', '.join(map(str, leads))}") from error
+        given = ", ".join(f"{name} {lead}" for name, lead in leads.items())
+        raise ShapeError(f"the axes before the heads (B) do not fit each other: {given}; each must be equal or 1") from error
 
 
 def sum_to(array, shape):
