@@ -87,7 +87,8 @@ def by_hand():
         seen, bias = np.broadcast_to(seen, (B, H, N, S)), np.broadcast_to(bias, (B, H, N, S))
         out, weights, lse = np.zeros((B, H, N, v.shape[-1])), np.zeros((B, H, N, S)), np.full((B, H, N), -np.inf)
         for b, h, n in np.ndindex(B, H, N):
-            scores = {s: (q[b, h, n] @ k[b, h // group, s]) * (D**-0.5 if scale is None else scale) for s in range(S) if seen[b, h, n, s]}
+            keys = [s for s in range(S) if seen[b, h, n, s]]
+            scores = {s: (q[b, h, n] @ k[b, h // group, s]) * (D**-0.5 if scale is None else scale) for s in keys}
             scores = {s: change(score, b, h, n, s) + bias[b, h, n, s] for s, score in scores.items()}
             logits = [*scores.values(), *([] if sink is None else [sink[h]])]
             if logits:

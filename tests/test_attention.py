@@ -1,4 +1,5 @@
 """attention: against loops, against PyTorch, and against what must hold whatever the numbers are."""
+
 import hypothesis
 import numpy as np
 import pytest
@@ -6,7 +7,6 @@ from hypothesis import strategies as st
 
 import minattn as ma
 from minattn import masks
-
 
 # a rule for the library beside the same in plain Python
 RULES = {
@@ -96,9 +96,7 @@ def to_torch(torch, a):
 
 @pytest.mark.parametrize("sizes", TORCH.values(), ids=TORCH)
 @pytest.mark.parametrize("kind", ["full", "boolean mask", "mask of each head", "bias", "causal", "scale"])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5), ("float16", 3e-3), ("bfloat16", 2e-2)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5), ("float16", 3e-3), ("bfloat16", 2e-2)])
 def test_equals_pytorch(drawn, need, close, kind, sizes, dtype, tolerance):
     torch = need("torch")
     dtype = need("ml_dtypes").bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
@@ -108,18 +106,16 @@ def test_equals_pytorch(drawn, need, close, kind, sizes, dtype, tolerance):
     mine, theirs = {}, {}
     if "mask" in kind:
         mask = rng.random((N, S) if kind == "boolean mask" else (B, H, N, S)) < 0.6
-        mask[..., 0] = True                                           # PyTorch's rows that see nothing are another matter
+        mask[..., 0] = True  # PyTorch's rows that see nothing are another matter
         mine, theirs = {"mask": mask}, {"attn_mask": torch.from_numpy(mask)}
     elif kind == "bias":
         bias = rng.standard_normal((B, 1, N, S)).astype(dtype)
         mine, theirs = {"bias": bias}, {"attn_mask": to_torch(torch, bias)}
-    elif kind == "causal":                                            # PyTorch aligns the first query with the first key
+    elif kind == "causal":  # PyTorch aligns the first query with the first key
         mine, theirs = {"causal": True, "q_pos": np.arange(N), "k_pos": np.arange(S)}, {"is_causal": True}
     elif kind == "scale":
         mine = theirs = {"scale": 0.3}
-    want = torch.nn.functional.scaled_dot_product_attention(
-        *(to_torch(torch, a) for a in (q, k, v)), enable_gqa=True, **theirs
-    )
+    want = torch.nn.functional.scaled_dot_product_attention(*(to_torch(torch, a) for a in (q, k, v)), enable_gqa=True, **theirs)
     got = ma.attention(q, k, v, **mine)
     assert got.dtype == dtype
     close(got.astype(np.float64), want.double().numpy(), tolerance)
@@ -153,12 +149,13 @@ def test_float16_sums_that_float16_could_not_hold():
 @pytest.mark.parametrize(
     ("types", "result", "lse"),
     [
-        ("ddd", "d", "d"), ("fff", "f", "f"), ("eee", "e", "f"), ("fdf", "d", "d"), ("eff", "f", "f"), ("ffe", "f", "f"), ("eed", "d", "d"),
+        ("ddd", "d", "d"), ("fff", "f", "f"), ("eee", "e", "f"), ("fdf", "d", "d"), ("eff", "f", "f"), ("ffe", "f", "f"),
+        ("eed", "d", "d"),
     ],
 )  # fmt: skip
 def test_types(drawn, types, result, lse):
     arrays = [a.astype(t) for a, t in zip(drawn(1), types, strict=True)]
-    bias, sink = np.zeros((7,), np.float64), np.zeros(6, np.float64)               # options do not decide the type
+    bias, sink = np.zeros((7,), np.float64), np.zeros(6, np.float64)  # options do not decide the type
     parts = ma.attention(*arrays, bias=bias, sink_logits=sink, scale=np.float64(0.5), softcap=np.float64(3), return_lse=True)
     assert [a.dtype.char for a in parts] == [result, lse]
 
@@ -225,7 +222,7 @@ def test_groups_repeat_and_never_tile(drawn, close, G):
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 def test_logits_of_ten_thousand(drawn, by_hand, close, scale):
     q, k, v = drawn(15)
-    q, k = np.sign(q), np.sign(k)                                     # scores are multiples of 10,000: ties and giants
+    q, k = np.sign(q), np.sign(k)  # scores are multiples of 10,000: ties and giants
     close(ma.attention(q, k, v, scale=scale), by_hand(q, k, v, scale=scale)[0])
     q32, k32, v32 = (a.astype(np.float32) for a in (q, k, v))
     close(ma.attention(q32, k32, v32, scale=scale), by_hand(q, k, v, scale=scale)[0], 1e-5)
@@ -270,7 +267,7 @@ def test_softcap_bounds_scores(drawn):
     q, k, v = drawn(21)
     capped = ma.steps(50 * q, k, v, softcap=2.0).capped
     assert np.abs(capped).max() <= 2
-    with pytest.raises(AssertionError):                               # before bias and mask, not after
+    with pytest.raises(AssertionError):  # before bias and mask, not after
         np.testing.assert_allclose(
             ma.attention(q, k, v, softcap=2.0, bias=np.arange(7.0)),
             ma.attention(q, k, v, score_mod=lambda s, b, h, i, j: 2 * np.tanh((s + j) / 2)),

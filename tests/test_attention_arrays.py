@@ -1,4 +1,5 @@
 """Arrays of every kind: leading axes, strides, types of positions, and what is returned."""
+
 import numpy as np
 import pytest
 
@@ -34,7 +35,10 @@ def test_bias_mask_and_positions_follow_the_leading_axes(close, lead):
     q_pos, k_pos = rng.integers(0, 9, (*lead, 5)), rng.integers(0, 9, (*lead, 6))
     whole = ma.attention(q, k, v, bias=bias, mask=mask, causal=True, q_pos=q_pos, k_pos=k_pos)
     for at in np.ndindex(lead):
-        close(whole[at], ma.attention(q[at], k[at], v[at], bias=bias[at], mask=mask[at], causal=True, q_pos=q_pos[at], k_pos=k_pos[at]))
+        close(
+            whole[at],
+            ma.attention(q[at], k[at], v[at], bias=bias[at], mask=mask[at], causal=True, q_pos=q_pos[at], k_pos=k_pos[at]),
+        )
 
 
 def test_score_mod_counts_rows_flat():
@@ -46,7 +50,12 @@ def test_score_mod_counts_rows_flat():
         return s
 
     rng = np.random.default_rng(0)
-    ma.attention(rng.standard_normal((2, 3, 4, 5, 8)), rng.standard_normal((2, 3, 2, 7, 8)), rng.standard_normal((2, 3, 2, 7, 8)), score_mod=look)
+    ma.attention(
+        rng.standard_normal((2, 3, 4, 5, 8)),
+        rng.standard_normal((2, 3, 2, 7, 8)),
+        rng.standard_normal((2, 3, 2, 7, 8)),
+        score_mod=look,
+    )
     assert rows == set(range(6))
 
 
@@ -65,13 +74,15 @@ def test_strides(drawn, close, restride):
     assert all((a == b).all() for a, b in zip(strange, (q, k, v), strict=True))
     close(ma.attention(*strange, causal=True), want)
     dout = np.random.default_rng(0).standard_normal(want.shape)
-    for got, wanted in zip(ma.attention_backward(restride(dout), *strange)[:3], ma.attention_backward(dout, q, k, v)[:3], strict=True):
+    for got, wanted in zip(
+        ma.attention_backward(restride(dout), *strange)[:3], ma.attention_backward(dout, q, k, v)[:3], strict=True
+    ):
         close(got, wanted)
 
 
 def test_read_only_and_zero_stride_arrays(drawn, close):
     q, k, v = drawn(27, B=1)
-    wide = [np.broadcast_to(a, (3, *a.shape[1:])) for a in (q, k, v)]             # zero strides, and not to be written to
+    wide = [np.broadcast_to(a, (3, *a.shape[1:])) for a in (q, k, v)]  # zero strides, and not to be written to
     close(ma.attention(*wide, causal=True), np.repeat(ma.attention(q, k, v, causal=True), 3, axis=0))
     mask, bias = np.broadcast_to(np.array(True), (5, 7)), np.broadcast_to(np.array(0.5), (1, 6, 5, 7))
     grads = ma.attention_backward(np.broadcast_to(1.0, (3, 6, 5, 3)), *wide, mask=mask, bias=bias)
@@ -82,8 +93,8 @@ def test_inputs_are_left_alone(drawn):
     q, k, v = drawn(28)
     rng = np.random.default_rng(0)
     given = {
-        "q": q, "k": k, "v": v, "bias": rng.standard_normal((6, 5, 7)), "mask": rng.random((5, 7)) < 0.5, "sink_logits": rng.standard_normal(6),
-        "q_pos": rng.integers(-1, 9, (2, 5)), "k_pos": rng.integers(-1, 9, (2, 7)),
+        "q": q, "k": k, "v": v, "bias": rng.standard_normal((6, 5, 7)), "mask": rng.random((5, 7)) < 0.5,
+        "sink_logits": rng.standard_normal(6),        "q_pos": rng.integers(-1, 9, (2, 5)), "k_pos": rng.integers(-1, 9, (2, 7)),
     }  # fmt: skip
     before = {name: a.copy() for name, a in given.items()}
     dout = rng.standard_normal((2, 6, 5, 3))

@@ -1,4 +1,5 @@
 """attention_backward: against finite differences, against PyTorch's autograd, and what must hold whatever the numbers are."""
+
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ def curved_slope(s, b, h, i, j):
 
 
 MASK = np.random.default_rng(99).random((2, 1, 5, 7)) < 0.6
-MASK[:, :, 2] = False                                                 # a row that sees nothing
+MASK[:, :, 2] = False  # a row that sees nothing
 OPTIONS = {
     "plain": {},
     "causal": {"causal": True},
@@ -67,7 +68,9 @@ def test_score_mod_grad_spares_the_differences(drawn, close):
     ma.attention_backward(dout, q, k, v, score_mod=counted, score_mod_grad=curved_slope)
     assert len(calls) == 1
     softcap = {"score_mod": lambda s, *_: 0.9 * np.tanh(s / 0.9), "score_mod_grad": lambda s, *_: 1 - np.tanh(s / 0.9) ** 2}
-    for a, b in zip(ma.attention_backward(dout, q, k, v, **softcap), ma.attention_backward(dout, q, k, v, softcap=0.9), strict=True):
+    for a, b in zip(
+        ma.attention_backward(dout, q, k, v, **softcap), ma.attention_backward(dout, q, k, v, softcap=0.9), strict=True
+    ):
         assert a is None or close(a, b) is None
 
 
@@ -90,17 +93,22 @@ def test_score_mod_may_hide_pairs(drawn, close):
         close(a, b, 1e-9)
 
 
-@pytest.mark.parametrize(
-    "shape", [(), (7,), (1,), (5, 1), (5, 7), (1, 7), (6, 1, 1), (6, 5, 7), (1, 1, 7), (2, 6, 5, 7), (2, 1, 1, 1), (1, 6, 1, 7), (1, 1, 1, 1)], ids=str
-)  # fmt: skip
-def test_bias_gradient_has_the_shape_of_bias(drawn, slopes, close, shape):
+BIASES = [(), (7,), (1,), (5, 1), (5, 7), (1, 7), (6, 1, 1), (6, 5, 7), (1, 1, 7), (2, 6, 5, 7), (2, 1, 1, 1), (1, 6, 1, 7)]
+
+
+@pytest.mark.parametrize("shape", BIASES, ids=str)
+def test_bias_gradient_has_the_shape_of_bias(drawn, slopes, shape):
     q, k, v = drawn(6)
-    bias, dout = np.random.default_rng(0).standard_normal(shape), np.random.default_rng(1).standard_normal((2, 6, 5, 3))
+    rng = np.random.default_rng(0)
+    bias, dout = rng.standard_normal(shape), rng.standard_normal((2, 6, 5, 3))
     got = ma.attention_backward(dout, q, k, v, bias=bias, causal=True).dbias
     full = ma.attention_backward(dout, q, k, v, bias=np.broadcast_to(bias, (2, 6, 5, 7)), causal=True).dbias
-    axes = tuple(range(4 - len(shape))) + tuple(4 - len(shape) + a for a, size in enumerate(shape) if size == 1)
-    close(np.reshape(got, shape), full.sum(axis=axes).reshape(shape), 1e-10 if np.abs(full.sum(axis=axes)).max() > 1e-8 else 1e9)
-    np.testing.assert_allclose(got, slopes(lambda x: (ma.attention(q, k, v, bias=x, causal=True) * dout).sum(), np.array(bias)), atol=1e-8)
+    summed = full.sum(axis=tuple(range(4 - len(shape))))
+    summed = summed.sum(axis=tuple(a for a, size in enumerate(shape) if size == 1), keepdims=True)
+    assert np.shape(got) == summed.shape == shape
+    np.testing.assert_allclose(got, summed, rtol=1e-10, atol=1e-12)               # a constant on all rows: 0 but for rounding
+    loss = lambda x: (ma.attention(q, k, v, bias=x, causal=True) * dout).sum()  # noqa: E731
+    np.testing.assert_allclose(got, slopes(loss, np.array(bias)), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -171,13 +179,13 @@ def test_poison_in_what_is_hidden(drawn, poison, options):
     q, k, v = drawn(12)
     dout = np.random.default_rng(0).standard_normal((2, 6, 5, 3))
     mask = MASK.copy()
-    mask[..., 4] = False                                              # key 4 is seen by nobody, key 1 by one row of the batch
+    mask[..., 4] = False  # key 4 is seen by nobody, key 1 by one row of the batch
     mask[0, ..., 1], mask[1, :, [0, 4], 1] = False, True
     bias = np.zeros((2, 6, 5, 7))
     want = ma.attention_backward(dout, q, k, v, mask=mask, bias=bias, **options)
     for a in (k, v):
         a[:, :, 4] = a[0, :, 1] = poison
-    q[:, :, 2] = dout[:, :, 2] = poison                               # the row that sees nothing
+    q[:, :, 2] = dout[:, :, 2] = poison  # the row that sees nothing
     bias[np.broadcast_to(~mask, bias.shape)] = poison
     out, lse = ma.attention(q, k, v, mask=mask, bias=bias, return_lse=True, **options)
     for saved in ({}, {"out": out, "lse": lse}):
@@ -193,7 +201,7 @@ def test_poison_in_what_is_hidden(drawn, poison, options):
 def test_poison_reaches_whoever_sees_it_and_nobody_else(drawn):
     q, k, v = drawn(13, N=7)
     dout = np.random.default_rng(0).standard_normal((2, 6, 7, 3))
-    q[1, 2, 3, 0] = np.nan                                            # query 3 of head 2 sees keys 0 to 3 of KV head 1
+    q[1, 2, 3, 0] = np.nan  # query 3 of head 2 sees keys 0 to 3 of KV head 1
     got = ma.attention_backward(dout, q, k, v, causal=True)
     sick = np.zeros((2, 3, 7), bool)
     sick[1, 1, :4] = True
@@ -235,7 +243,12 @@ def test_equals_autograd(need, drawn, close, kind, sizes):
     q, k, v = drawn(17, **sizes)
     rng = np.random.default_rng(0)
     (B, H, N, _), S = q.shape, k.shape[2]
-    dout, mine, theirs, leaves = rng.standard_normal((B, H, N, 3)), {}, {}, [torch.tensor(a, requires_grad=True) for a in (q, k, v)]
+    dout, mine, theirs, leaves = (
+        rng.standard_normal((B, H, N, 3)),
+        {},
+        {},
+        [torch.tensor(a, requires_grad=True) for a in (q, k, v)],
+    )
     if kind == "causal":
         mine, theirs = {"causal": True, "q_pos": np.arange(N), "k_pos": np.arange(S)}, {"is_causal": True}
     elif kind == "mask":
@@ -250,7 +263,7 @@ def test_equals_autograd(need, drawn, close, kind, sizes):
     grads = ma.attention_backward(dout, q, k, v, **mine)
     for got, leaf in zip(grads, leaves, strict=False):
         want = leaf.grad.numpy()
-        if np.abs(want).max() < 1e-12:                                # one key: q and k change nothing
+        if np.abs(want).max() < 1e-12:  # one key: q and k change nothing
             assert np.abs(got).max() < 1e-12
         else:
             close(got, want)

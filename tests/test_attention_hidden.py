@@ -1,4 +1,5 @@
 """What a row may not see: empty rows, empty axes, and poison in what is hidden."""
+
 import numpy as np
 import pytest
 
@@ -47,13 +48,17 @@ def test_empty_axes(drawn, sizes, options):
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("options", [{}, {"softcap": 1.5}, {"score_mod": lambda s, b, h, i, j: s - 0.1 * (i - j)}, {"sink_logits": np.ones(6)}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"softcap": 1.5}, {"score_mod": lambda s, b, h, i, j: s - 0.1 * (i - j)}, {"sink_logits": np.ones(6)}],
+    ids=str,
+)
 def test_poison_in_what_is_hidden(drawn, poison, options):
     q, k, v = drawn(6)
     mask = np.random.default_rng(1).random((2, 1, 5, 7)) < 0.6
-    mask[:, :, :, [2, 5]] = False                                     # keys that nobody sees
-    mask[0, :, :, 6], mask[1, :, :, 6] = False, True                  # a key that one row of the batch sees
-    mask[:, :, 3] = False                                             # a query that sees nothing
+    mask[:, :, :, [2, 5]] = False  # keys that nobody sees
+    mask[0, :, :, 6], mask[1, :, :, 6] = False, True  # a key that one row of the batch sees
+    mask[:, :, 3] = False  # a query that sees nothing
     want = ma.attention(q, k, v, mask=mask, return_weights=True, return_lse=True, **options)
     for a in (k, v):
         a[:, :, [2, 5]] = poison
@@ -77,10 +82,10 @@ def test_poison_that_is_seen_shows(drawn, where):
     if where == "q":
         sick[1, 2, 4] = True
     else:
-        sick[1, 2:4, 4] = True                                        # the two query heads of KV head 1, from position 4 on
+        sick[1, 2:4, 4] = True  # the two query heads of KV head 1, from position 4 on
     np.testing.assert_array_equal(np.isnan(out).any(axis=-1), sick)
     np.testing.assert_array_equal(np.isnan(weights).any(axis=-1), sick & (where != "v"))
-    assert not weights[..., ~np.tri(5, 7, dtype=bool)].any()          # hidden keys get 0 even in a row of NaN
+    assert not weights[..., ~np.tri(5, 7, dtype=bool)].any()  # hidden keys get 0 even in a row of NaN
 
 
 def test_infinite_value_that_is_seen_shows(drawn):

@@ -1,4 +1,5 @@
 """attention_weights: the map of attention, or any part of it."""
+
 import numpy as np
 import pytest
 
@@ -15,7 +16,11 @@ OPTIONS = {
     "bias of rows": {"bias": np.random.default_rng(1).standard_normal((2, 1, 5, 1))},
     "score_mod": {"score_mod": lambda s, b, h, i, j: s - 0.1 * (h + 1) * np.abs(i - j) + 0.1 * b},
     "softcap and sink": {"softcap": 0.8, "sink_logits": np.linspace(-2, 2, 6)},
-    "positions": {"causal": True, "q_pos": np.array([[4, 0, -1, 2, 3], [1, 2, 3, 4, 5]]), "k_pos": np.array([2, 0, -1, 3, 1, -1, 4])},
+    "positions": {
+        "causal": True,
+        "q_pos": np.array([[4, 0, -1, 2, 3], [1, 2, 3, 4, 5]]),
+        "k_pos": np.array([2, 0, -1, 3, 1, -1, 4]),
+    },
 }
 
 
@@ -33,7 +38,9 @@ def test_parts_of_the_map(drawn, options, heads, rows):
     got = ma.attention_weights(q, k, heads=heads, rows=rows, **options)
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(ma.attention_weights(q, k, lse=lse, heads=heads, rows=rows, **options), want, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        ma.attention_weights(q, k, lse=lse, heads=heads, rows=rows, **options), want, rtol=1e-12, atol=1e-15
+    )
 
 
 def test_asking_for_weights_changes_no_bit_of_out(drawn):
@@ -53,7 +60,7 @@ def test_lse_of_the_whole_gives_the_share_of_a_part(drawn):
 def test_top(drawn, top, options):
     q, k, _ = drawn(4)
     whole = ma.attention_weights(q, k, **options)
-    seen = whole > 0                                                  # no weight of a visible key is 0 here
+    seen = whole > 0  # no weight of a visible key is 0 here
     indices, values = ma.attention_weights(q, k, top=top, **options)
     assert indices.shape == values.shape == (2, 6, 5, top)
     assert indices.dtype.kind == "i"

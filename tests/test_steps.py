@@ -1,4 +1,5 @@
 """steps: every stage is the formula, and the last one is attention."""
+
 import numpy as np
 
 import minattn as ma

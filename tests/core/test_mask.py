@@ -1,4 +1,5 @@
 """Mask: rules, their algebra, what can be seen of them, and what is refused."""
+
 import functools
 import operator
 
@@ -65,7 +66,7 @@ def test_attention_sees_what_dense_shows(expression):
 def test_positions_are_data(expression, random):
     """A mask at any positions is the square one, looked up there; nobody sees a key at -1, whatever the algebra."""
     mask, _ = expression
-    hypothesis.assume("segments" not in mask.name)                    # which goes by index, not by position
+    hypothesis.assume("segments" not in mask.name)  # which goes by index, not by position
     rng = np.random.default_rng(random.randrange(2**32))
     q_pos, k_pos = rng.integers(0, 9, (2, 5)), rng.integers(-1, 9, (2, 6))
     square = np.broadcast_to(mask.dense(9, 9, batch=2, heads=3), (2, 3, 9, 9))
@@ -76,7 +77,7 @@ def test_positions_are_data(expression, random):
 
 def test_shapes_of_dense():
     assert masks.causal().dense(3, 5).shape == (3, 5)
-    assert masks.causal().dense(3, 5, batch=2, heads=4).shape == (3, 5)           # one square says it all
+    assert masks.causal().dense(3, 5, batch=2, heads=4).shape == (3, 5)  # one square says it all
     assert masks.padding([2, 3, 1]).dense(3, 5).shape == (3, 1, 3, 5)
     assert Mask(lambda b, h, i, j: j <= h).dense(3, 5, batch=2, heads=4).shape == (2, 4, 3, 5)
     assert masks.causal().dense(3, 5, q_pos=np.zeros((4, 3), int)).shape == (4, 1, 3, 5)
@@ -100,7 +101,7 @@ def test_rules_of_four_arguments_know_row_and_head():
     rng = np.random.default_rng(0)
     q, k = rng.standard_normal((2, 3, 4, 5, 8)), rng.standard_normal((2, 3, 2, 6, 8))
     table = rng.random((6, 4, 5, 6)) < 0.5
-    mask = Mask(lambda b, h, i, j: table[b, h, i - 1, j])             # b is the flat index over the axes before the heads
+    mask = Mask(lambda b, h, i, j: table[b, h, i - 1, j])  # b is the flat index over the axes before the heads
     np.testing.assert_array_equal(ma.attention_weights(q, k, mask=mask) > 0, table.reshape(2, 3, 4, 5, 6))
 
 
@@ -135,7 +136,9 @@ def test_repr_draws():
     assert [len(line.split()) for line in wide[1:]] == [32] * 16
 
 
-@pytest.mark.parametrize("mask", [masks.segments(np.zeros(0, int)), masks.segments([0], np.zeros(0, int)), masks.padding(np.zeros(0, int))])
+@pytest.mark.parametrize(
+    "mask", [masks.segments(np.zeros(0, int)), masks.segments([0], np.zeros(0, int)), masks.padding(np.zeros(0, int))]
+)
 def test_repr_of_nothing(mask):
     assert repr(mask).startswith("<Mask ")
 
@@ -164,7 +167,8 @@ ARRAY = np.ones((3, 3), bool)
     (lambda: Mask(lambda i, j: not i > j).dense(3, 3), MaskError, "array arithmetic"),
     (lambda: Mask(lambda i, j: j <= i <= j + 3).dense(3, 3), MaskError, "no a < b < c"),
     (lambda: Mask(lambda i, j: True if i > j else False).dense(3, 3), MaskError, "array arithmetic"),
-    (lambda: Mask(lambda i, j: np.ones(4, bool)).dense(3, 3), ShapeError, r"returns shape \(4,\) for \(B, H, N, S\) = \(1, 1, 3, 3\)"),
+    (lambda: Mask(lambda i, j: np.ones(4, bool)).dense(3, 3), ShapeError,
+        r"returns shape \(4,\) for \(B, H, N, S\) = \(1, 1, 3, 3\)"),
     (lambda: masks.causal() & ARRAY, MaskError, r"cannot combine a Mask with ndarray.*dense\(N, S\) & array"),
     (lambda: ARRAY & masks.causal(), MaskError, r"cannot combine a Mask with ndarray.*dense\(N, S\) & array"),
     (lambda: ARRAY | masks.causal(), MaskError, r"cannot combine a Mask with ndarray.*dense\(N, S\) \| array"),
@@ -172,15 +176,20 @@ ARRAY = np.ones((3, 3), bool)
     (lambda: masks.causal() & (lambda i, j: i), MaskError, "cannot combine a Mask with function"),
     (lambda: masks.causal() and masks.first(1), MaskError, r"no single truth value.*& \| ~"),
     (lambda: not masks.causal(), MaskError, "no single truth value"),
-    (lambda: bool(masks.causal()), MaskError, "no single truth value"),
-    (lambda: masks.padding([1, 2]) & masks.padding([1, 2, 3]), ShapeError, "mask padding is made for B = 2 but mask padding for B = 3"),
+    (lambda: bool(masks.causal()), MaskError,
+        "no single truth value"),
+    (lambda: masks.padding([1, 2]) & masks.padding([1, 2, 3]), ShapeError,
+        "mask padding is made for B = 2 but mask padding for B = 3"),
     (lambda: masks.segments([0, 1]) | masks.segments([0, 1, 1]), ShapeError, "made for N = 2 but mask segments for N = 3"),
-    (lambda: masks.segments([0, 1]).dense(2, 3), ShapeError, "mask segments is made for S = 2 but the scores have S = 3"),
+    (lambda: masks.segments([0, 1]).dense(2, 3), ShapeError,
+        "mask segments is made for S = 2 but the scores have S = 3"),
     (lambda: masks.segments([0, 1], [0]).dense(1, 1), ShapeError, "made for N = 2 but the scores have N = 1"),
-    (lambda: (masks.causal() & ~masks.padding([1, 2])).dense(2, 3, batch=3), ShapeError, "made for B = 2 but the scores have B = 3"),
+    (lambda: (masks.causal() & ~masks.padding([1, 2])).dense(2, 3, batch=3), ShapeError,
+        "made for B = 2 but the scores have B = 3"),
     (lambda: masks.causal().dense(3, 4, q_pos=np.arange(4)), ShapeError, r"q_pos is \(4,\).*N = 3"),
     (lambda: masks.causal().dense(3, 4, k_pos=np.arange(3)), ShapeError, r"k_pos is \(3,\).*S = 4"),
-    (lambda: masks.causal().dense(2, 3, q_pos=np.zeros((3, 2), int), k_pos=np.zeros((2, 3), int)), ShapeError, r"k_pos is \(2, 3\).*\(3,\)"),
+    (lambda: masks.causal().dense(2, 3, q_pos=np.zeros((3, 2), int), k_pos=np.zeros((2, 3), int)), ShapeError,
+        r"k_pos is \(2, 3\).*\(3,\)"),
     (lambda: masks.causal().dense(2, 3, batch=2, q_pos=np.zeros((3, 2), int)), ShapeError, r"q_pos is \(3, 2\).*\(2,\)"),
     (lambda: masks.causal().dense(2, 3, q_pos=np.zeros(2)), PositionError, "q_pos is float64; positions are integers"),
 ])  # fmt: skip

@@ -1,4 +1,7 @@
 """The named masks, each against a double loop over drawn positions that says the same in words of its own."""
+
+import itertools
+
 import hypothesis
 import numpy as np
 import pytest
@@ -85,7 +88,9 @@ def test_a_mask_stays_what_it_was():
     assert segments.dense(3, 3).sum() == 5
 
 
-@hypothesis.given(st.lists(st.integers(0, 3), min_size=1, max_size=7), st.lists(st.integers(0, 3), min_size=1, max_size=7), st.booleans())
+@hypothesis.given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=7), st.lists(st.integers(0, 3), min_size=1, max_size=7), st.booleans()
+)
 def test_segments_go_by_index(q_ids, k_ids, move):
     N, S = len(q_ids), len(k_ids)
     positions = {"q_pos": np.arange(N)[::-1] + 5, "k_pos": np.arange(S)[::-1]} if move else {}
@@ -107,7 +112,7 @@ def test_packed_documents_are_separate_runs(drawn, close):
     ends, ids = [0, 4, 5, 9], np.repeat([0, 1, 2], [4, 1, 4])
     positions = np.concatenate([np.arange(n) for n in (4, 1, 4)])
     packed = ma.attention(q, k, v, mask=masks.segments(ids), causal=True, q_pos=positions, k_pos=positions)
-    for a, b in zip(ends, ends[1:], strict=False):
+    for a, b in itertools.pairwise(ends):
         close(packed[:, :, a:b], ma.attention(q[:, :, a:b], k[:, :, a:b], v[:, :, a:b], causal=True))
 
 

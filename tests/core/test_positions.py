@@ -1,4 +1,5 @@
 """Sinusoids, the learned table, ALiBi."""
+
 import math
 
 import numpy as np
@@ -99,7 +100,10 @@ def test_alibi_bias_is_the_score_mod(drawn, close):
     for b, h, n, s in np.ndindex(bias.shape):
         assert bias[b, h, n, s] == -slopes[h] * (q_pos[b, n] - k_pos[s])
     at = {"q_pos": q_pos, "k_pos": k_pos, "causal": True}
-    close(ma.attention(q, k, v, bias=bias, **at), ma.attention(q, k, v, score_mod=lambda s, b, h, i, j: s - slopes[h] * (i - j), **at))
+    close(
+        ma.attention(q, k, v, bias=bias, **at),
+        ma.attention(q, k, v, score_mod=lambda s, b, h, i, j: s - slopes[h] * (i - j), **at),
+    )
 
 
 def test_without_positions_attention_is_a_bag_of_words(drawn, close):

@@ -1,4 +1,5 @@
 """Projections, heads, and their way back."""
+
 import numpy as np
 import pytest
 
@@ -58,7 +59,7 @@ def test_split_takes_neighbouring_columns():
     assert heads.shape == (2, 4, 3, 2)
     for h in range(4):
         np.testing.assert_array_equal(heads[:, h], x[..., 2 * h : 2 * h + 2])
-    assert (heads != x.reshape(2, 4, 3, 2)).any()                     # the reshape without the swap: right shape, wrong numbers
+    assert (heads != x.reshape(2, 4, 3, 2)).any()  # the reshape without the swap: right shape, wrong numbers
 
 
 @pytest.mark.parametrize("shape", [(3, 12), (2, 3, 12), (2, 1, 5, 12), (0, 12), (2, 0, 12)])
@@ -83,8 +84,10 @@ def test_repeat_kv():
     (lambda: ma.merge_heads(np.ones((3, 8))), r"x is \(3, 8\); merge_heads needs \(\.\.\., heads, N, D\)"),
     (lambda: ma.repeat_kv(np.ones((3, 8)), 2), r"k is \(3, 8\) and groups = 2"),
     (lambda: ma.repeat_kv(np.ones((1, 3, 8)), 0), "groups = 0"),
-    (lambda: ma.project_qkv(np.ones((3, 8)), np.ones((7, 4)), np.ones((8, 4)), np.ones((8, 4))), r"w_q is \(7, 4\) but its input is \(3, 8\)"),
-    (lambda: ma.project_qkv(np.ones((3, 8)), *[np.ones((8, 4))] * 3, context=np.ones((5, 9))), r"w_k is \(8, 4\) but its input is \(5, 9\)"),
+    (lambda: ma.project_qkv(np.ones((3, 8)), np.ones((7, 4)), np.ones((8, 4)), np.ones((8, 4))),
+        r"w_q is \(7, 4\) but its input is \(3, 8\)"),
+    (lambda: ma.project_qkv(np.ones((3, 8)), *[np.ones((8, 4))] * 3, context=np.ones((5, 9))),
+        r"w_k is \(8, 4\) but its input is \(5, 9\)"),
     (lambda: ma.project_qkv(np.ones(8), *[np.ones((8, 4))] * 3), r"w_q.*input is \(8,\)"),
     (lambda: ma.project_qkv(np.ones((3, 8)), np.ones((8, 4)), np.ones(8), np.ones((8, 4))), r"w_k is \(8,\)"),
     (lambda: ma.project_qkv(np.ones((3, 8)), *[np.ones((8, 4))] * 3, b_v=np.ones(5)), r"b_v is \(5,\) but w_v has E_out = 4"),

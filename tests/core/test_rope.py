@@ -1,4 +1,5 @@
 """RoPE: a rotation, whose scores depend on distance alone; layouts, part of the channels, Llama 3.1's frequencies."""
+
 import cmath
 import math
 from types import SimpleNamespace
@@ -41,15 +42,15 @@ def test_it_is_a_rotation(layout, options, slopes, close):
     m, n = rng.integers(0, 4000, (2, 5))
     turned = rope(q, m, **options)
     close(np.linalg.norm(turned, axis=-1), np.linalg.norm(q, axis=-1))
-    close(rope(turned, n, **options), rope(q, m + n, **options), 1e-9)                      # R_n R_m = R_{m+n}
+    close(rope(turned, n, **options), rope(q, m + n, **options), 1e-9)  # R_n R_m = R_{m+n}
     close(rope(turned, -m, **options), q)
     np.testing.assert_array_equal(rope(q, np.zeros(5, int), **options), q)
-    score = (turned * rope(k, n, **options)).sum(axis=-1)                                   # depends on m - n alone
+    score = (turned * rope(k, n, **options)).sum(axis=-1)  # depends on m - n alone
     shift = 777
     close((rope(q, m + shift, **options) * rope(k, n + shift, **options)).sum(axis=-1), score, 1e-9)
     close((rope(q, m - n, **options) * k).sum(axis=-1), score, 1e-9)
     back = rope_backward(dout, m, **options)
-    close((turned * dout).sum(), (q * back).sum())                                          # the transpose
+    close((turned * dout).sum(), (q * back).sum())  # the transpose
     close(back, slopes(lambda x: (rope(x, m, **options) * dout).sum(), q), 1e-8)
 
 
@@ -64,7 +65,8 @@ def test_attention_moved_along_is_the_same(drawn, close):
     q, k, v = drawn(2)
     at = lambda shift: {"q_pos": np.arange(2, 7) + shift, "k_pos": np.arange(7) + shift}  # noqa: E731
     near, far = (
-        ma.attention(rope(q, p["q_pos"], layout="half"), rope(k, p["k_pos"], layout="half"), v, causal=True, **p) for p in (at(0), at(1000))
+        ma.attention(rope(q, p["q_pos"], layout="half"), rope(k, p["k_pos"], layout="half"), v, causal=True, **p)
+        for p in (at(0), at(1000))
     )
     close(far, near, 1e-9)
     assert np.abs(near - ma.attention(q, k, v, causal=True)).max() > 1e-2
@@ -82,7 +84,7 @@ def test_layouts_are_one_after_the_permutation(close):
     want = scores("interleaved", w_q, w_k)
     half = [change_layout(w, 3, to="half") for w in (w_q, w_k)]
     close(scores("half", *half), want)
-    assert np.abs(scores("half", w_q, w_k) - want).max() > 0.1                              # the wrong pairing is another function
+    assert np.abs(scores("half", w_q, w_k) - want).max() > 0.1  # the wrong pairing is another function
     for w, moved in zip((w_q, w_k), half, strict=True):
         np.testing.assert_array_equal(change_layout(moved, 3, to="interleaved"), w)
         assert sorted(moved[0]) == sorted(w[0])
@@ -122,7 +124,8 @@ def test_frequencies_of_transformers(need):
         "original_max_position_embeddings": 8192,
     }  # fmt: skip
     config = SimpleNamespace(
-        rope_parameters=settings, rope_scaling=settings, rope_theta=500_000.0, head_dim=64, hidden_size=512, num_attention_heads=8,
+        rope_parameters=settings, rope_scaling=settings, rope_theta=500_000.0, head_dim=64, hidden_size=512,
+        num_attention_heads=8,
         standardize_rope_params=lambda: None, partial_rotary_factor=1.0,
     )  # fmt: skip
     theirs, factor = utils.ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
@@ -179,19 +182,24 @@ X = np.ones((2, 3, 5, 4))
 
 @pytest.mark.parametrize(("call", "kind", "words"), [
     (lambda: rope(X, np.arange(5), layout="gptj"), OptionError, 'layout is \'gptj\'; it must be "half".*or "interleaved"'),
-    (lambda: rope(X, np.arange(5), layout="half", rotary_dim=3), OptionError, "rotary_dim = 3; it must be even and between 2 and D = 4"),
+    (lambda: rope(X, np.arange(5), layout="half", rotary_dim=3), OptionError,
+        "rotary_dim = 3; it must be even and between 2 and D = 4"),
     (lambda: rope(X, np.arange(5), layout="half", rotary_dim=6), OptionError, "rotary_dim = 6"),
     (lambda: rope(X, np.arange(5), layout="half", rotary_dim=0), OptionError, "rotary_dim = 0"),
     (lambda: rope(X[..., :3], np.arange(5), layout="half"), OptionError, "rotary_dim = 3"),
     (lambda: rope(X, np.arange(5.0), layout="half"), PositionError, "positions are float64; they must be integers"),
     (lambda: rope_backward(X, np.arange(5.0), layout="half"), PositionError, "positions are float64"),
-    (lambda: rope(X, np.arange(4), layout="half"), ShapeError, r"positions are \(4,\) but x is \(2, 3, 5, 4\).*N = 5"),
-    (lambda: rope(X, np.zeros((3, 5), int), layout="half"), ShapeError, r"positions are \(3, 5\).*their axes before N must be x's before H"),
+    (lambda: rope(X, np.arange(4), layout="half"), ShapeError,
+        r"positions are \(4,\) but x is \(2, 3, 5, 4\).*N = 5"),
+    (lambda: rope(X, np.zeros((3, 5), int), layout="half"), ShapeError,
+        r"positions are \(3, 5\).*their axes before N must be x's before H"),
     (lambda: rope(X, np.zeros((2, 3, 5), int), layout="half"), ShapeError, r"positions are \(2, 3, 5\)"),
     (lambda: rope(X[0, 0], 3, layout="half"), ShapeError, r"positions are \(\)"),
-    (lambda: rope(X[0, 0, 0], [0], layout="half"), ShapeError, r"x is \(4,\)"),
+    (lambda: rope(X[0, 0, 0], [0], layout="half"), ShapeError,
+        r"x is \(4,\)"),
     (lambda: rope(X.astype(int), np.arange(5), layout="half"), DtypeError, r"x is int64.*astype\(np.float32\)"),
-    (lambda: change_layout(np.ones((2, 6)), 2, to="half"), ShapeError, "E_out = 6, which does not split into H = 2 heads of an even D"),
+    (lambda: change_layout(np.ones((2, 6)), 2, to="half"), ShapeError,
+        "E_out = 6, which does not split into H = 2 heads of an even D"),
     (lambda: change_layout(np.ones((2, 8)), 2, to="other"), OptionError, "layout is 'other'"),
 ])  # fmt: skip
 def test_refused(call, kind, words):

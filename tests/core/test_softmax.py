@@ -1,4 +1,5 @@
 """softmax, logsumexp and merge: their identities, at any size of the logits."""
+
 import itertools
 import math
 
@@ -40,11 +41,15 @@ def test_a_shift_changes_lse_alone(scores, shift):
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
 def test_any_axis(axis):
     scores = np.random.default_rng(0).standard_normal((3, 4, 5))
-    np.testing.assert_allclose(ma.softmax(scores, axis), np.moveaxis(ma.softmax(np.moveaxis(scores, axis, -1)), -1, axis), rtol=1e-15)
+    np.testing.assert_allclose(
+        ma.softmax(scores, axis), np.moveaxis(ma.softmax(np.moveaxis(scores, axis, -1)), -1, axis), rtol=1e-15
+    )
     np.testing.assert_allclose(ma.logsumexp(scores, axis), np.log(np.exp(scores).sum(axis=axis)), rtol=1e-14)
 
 
-@pytest.mark.parametrize(("given", "weights", "lse"), [("d", "d", "d"), ("f", "f", "f"), ("e", "e", "f"), ("l", "d", "d"), ("b", "f", "f")])
+@pytest.mark.parametrize(
+    ("given", "weights", "lse"), [("d", "d", "d"), ("f", "f", "f"), ("e", "e", "f"), ("l", "d", "d"), ("b", "f", "f")]
+)
 def test_types(given, weights, lse):
     scores = np.arange(3).astype(given)
     assert (ma.softmax(scores).dtype.char, ma.logsumexp(scores).dtype.char) == (weights, lse)
@@ -122,10 +127,13 @@ def test_any_split_in_any_order_is_the_whole(close, owner, random, scale, with_s
     positions = {"mask": ma.masks.window(3, 1), "q_pos": np.arange(5)}
     sink = {"sink_logits": rng.standard_normal(3)} if with_sink else {}
     want = ma.attention(q, k, v, scale=scale, return_lse=True, k_pos=np.arange(7), **positions, **sink)
-    owned = [np.flatnonzero(np.array(owner) == part) for part in range(5)]        # some are empty
+    owned = [np.flatnonzero(np.array(owner) == part) for part in range(5)]  # some are empty
     random.shuffle(owned)
-    lucky = random.randrange(5)                                                   # the sink goes to one part only
-    parts = [part(q, k, v, keys, scale=scale, k_pos=keys, **positions, **(sink if at == lucky else {})) for at, keys in enumerate(owned)]
+    lucky = random.randrange(5)  # the sink goes to one part only
+    parts = [
+        part(q, k, v, keys, scale=scale, k_pos=keys, **positions, **(sink if at == lucky else {}))
+        for at, keys in enumerate(owned)
+    ]
     out, lse = parts[0]
     for other in parts[1:]:
         out, lse = ma.merge(out, lse, *other)

@@ -1,0 +1,90 @@
+"""Importing minattn costs little and needs NumPy alone; what has rooms of its own loads when first used."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import minattn as ma
+
+HEAVY = "numba", "matplotlib", "tokenizers", "safetensors", "tqdm", "torch", "transformers", "ml_dtypes"
+
+
+def python(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_loads_numpy_alone():
+    loaded = python("import sys, minattn; print(' '.join(sys.modules))").split()
+    assert "numpy" in loaded
+    assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
+    assert not [name for name in loaded if name.startswith(("minattn.models", "minattn.plot", "minattn.cli"))]
+
+
+PLAIN = """
+import sys
+for name in {heavy!r}:
+    sys.modules[name] = None                                          # importing it raises ImportError
+import numpy as np, minattn as ma
+rng = np.random.default_rng(0)
+q, k, v = rng.standard_normal((3, 2, 4, 6, 8))
+mask = ma.masks.causal() & (ma.masks.padding([6, 3]) | ma.masks.segments(np.zeros(6, int)))
+out, weights, lse = ma.attention(q, k[:, :2], v[:, :2], mask=mask, return_weights=True, return_lse=True)
+ma.attention_backward(out, q, k[:, :2], v[:, :2], mask=mask, out=out, lse=lse)
+ma.attention_weights(q, k, heads=1, rows=[0, 2], top=2)
+ma.steps(q, k, v, causal=True), ma.merge(out, lse, out, lse), repr(mask)
+cache = ma.KVCache(2, 4, 8, 8)
+k_all, v_all, q_pos, k_pos = cache.append(k, v)
+ma.attention(q, k_all, v_all, causal=True, q_pos=q_pos, k_pos=k_pos)
+ma.RollingCache(2, 4, 3, 8, first=1).append(k, v)
+layer = ma.MultiHeadAttention.random(12, heads=6, kv_heads=2, rope={{"layout": "half"}})
+x = rng.standard_normal((2, 5, 12))
+layer.backward(layer(x), x), layer(x, mask=ma.masks.last(2), cache=layer.new_cache(2, 9))
+ma.positions.sinusoidal(np.arange(3), 4), ma.positions.alibi_slopes(6)
+print("done", float(out.sum()))
+"""
+
+
+def test_all_that_is_plain_numpy_works_without_the_rest():
+    done = python(PLAIN.format(heavy=HEAVY))
+    assert done.startswith("done ")
+    assert done == python(PLAIN.format(heavy=()))  # and gives the same numbers
+
+
+def test_names():
+    assert set(ma.__all__) <= set(dir(ma))
+    for name in set(ma.__all__) - {"models", "plot"}:
+        thing = getattr(ma, name)
+        assert thing.__doc__
+    with pytest.raises(AttributeError, match="has no attribute 'atention'"):
+        _ = ma.atention
+
+
+def test_rooms_load_when_first_used():
+    loaded = "'minattn.models' in sys.modules"
+    out = python(f"import sys, minattn as ma; before = {loaded}; ma.models; print(before, {loaded})")
+    assert out == "False True"
+
+
+def test_rooms_import_downward_only():
+    """core knows nothing of the front door, and neither knows layers, models, plots or commands."""
+    order = {"core": 0, "attention": 1, "multihead": 2, "models": 3, "plot": 4, "cli": 5}
+    root = pathlib.Path(ma.__file__).parent
+    for path in root.rglob("*.py"):
+        here = path.relative_to(root).with_suffix("").parts
+        if here[0] not in order:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            base = ["minattn", *here][: 1 + len(here) - node.level]
+            for name in node.names:
+                full = [*base[1:], *(node.module or "").split("."), name.name] if node.module else [*base[1:], name.name]
+                room = next((part for part in full if part), "")
+                if room in order:
+                    assert order[room] <= order[here[0]], f"{'.'.join(here)} imports {'.'.join(full)}"
+                    assert not (here[0] == "plot" and room == "models"), "plot knows no models"
