@@ -240,8 +240,8 @@ def attention_weights(q, k, *, lse=None, heads=None, rows=None, top=None, mask=N
     >>> ma.attention_weights(q, k, heads=2, rows=[0, 5], causal=True).shape
     (2, 6)
     >>> indices, values = ma.attention_weights(q, k, heads=2, rows=1, top=3, causal=True)
-    >>> sorted(indices.tolist()), values[2]                                       # row 1 sees two keys
-    ([-1, 0, 1], np.float64(0.0))
+    >>> sorted(indices.tolist()), float(values[2])                                     # row 1 sees two keys
+    ([-1, 0, 1], 0.0)
     """
     x = prepare(q, k, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
                 sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
