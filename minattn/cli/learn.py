@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 from pathlib import Path
+from urllib.parse import quote
 
 from ..core.errors import DependencyError, OptionError
 from .whole import write_whole
@@ -101,15 +102,19 @@ def report(folder, added, kept):
 
 
 def serve(folder, *, port, browser):
-    """Run JupyterLab on `folder`, on the loopback interface and behind a token, until it is stopped."""
+    """Run JupyterLab on `folder`, on the loopback interface and behind a token, until it is stopped.
+
+    In a clone it can go up from the lessons to the modules that they link to.
+    """
     if importlib.util.find_spec("jupyterlab") is None:
         raise DependencyError(f"JupyterLab is not installed: pip install 'minattn[lessons]' (the lessons are in {folder})")
     from jupyterlab.labapp import LabApp
 
-    first = next((path.name for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))), "")
+    root = PACKAGE.parent if folder == PACKAGE.parent / "lessons" else folder
+    first = next(iter(sorted(folder.glob("[0-9][0-9]_*.ipynb"))), folder).relative_to(root).as_posix()
     arguments = [
-        "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--ServerApp.root_dir={folder}",
-        f"--ServerApp.open_browser={browser}", f"--LabApp.default_url=/lab/tree/{first}",
+        "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--ServerApp.root_dir={root}",
+        f"--ServerApp.open_browser={browser}", f"--LabApp.default_url=/lab/tree/{quote(first)}",
         "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -172,9 +172,12 @@ def get(address):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", ["", "c.ServerApp.ip = '0.0.0.0'\nc.IdentityProvider.token = ''\nc.ServerApp.token = ''\n"])
-def test_the_server_listens_here_alone_and_asks_for_its_token(tmp_path, need, settings):
-    """Started for real; also where the user's own settings would open it to everybody."""
+@pytest.mark.parametrize(("settings", "where", "shows"), [
+    ("", [], ["lessons/course.py", "minattn/core/softmax.py"]),
+    ("c.ServerApp.ip = '0.0.0.0'\nc.IdentityProvider.token = ''\nc.ServerApp.token = ''\n", ["--folder", "f"], ["course.py"]),
+])
+def test_the_server_listens_here_alone_and_asks_for_its_token(tmp_path, need, settings, where, shows):
+    """Started for real, in a clone and on a copy; the second time with settings that would open it to everybody."""
     need("jupyterlab")
     (tmp_path / "jupyter_server_config.py").write_text(settings)
     with socket.socket() as free:
@@ -184,7 +187,7 @@ def test_the_server_listens_here_alone_and_asks_for_its_token(tmp_path, need, se
     environment = {**os.environ, **{name: str(place) for name, place in places.items()}}
     environment.pop("JUPYTER_TOKEN", None)
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "minattn.cli", "learn", "--no-browser", f"--port={port}", "--folder", "lessons"]
+    command = [sys.executable, "-m", "minattn.cli", "learn", "--no-browser", f"--port={port}", *where]
     with open(log, "wb") as output:
         server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output)
     try:
@@ -197,7 +200,8 @@ def test_the_server_listens_here_alone_and_asks_for_its_token(tmp_path, need, se
         assert get(f"{status}?token=guess") == 403
         token = re.search(r"token=([0-9a-f]{32,})", log.read_text())[1]
         assert get(f"{status}?token={token}") == 200
-        assert get(f"http://127.0.0.1:{port}/api/contents/course.py?token={token}") == 200
+        for file in shows:
+            assert get(f"http://127.0.0.1:{port}/api/contents/{file}?token={token}") == 200
         assert get(f"http://127.0.0.2:{port}/api/status") is None, "listens on 127.0.0.1 alone"
     finally:
         server.send_signal(signal.SIGTERM)
