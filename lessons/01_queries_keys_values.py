@@ -61,7 +61,7 @@ for name, array in [("q", q), ("k", k), ("v", v)]:
 #
 # <details><summary>Answer</summary>
 #
-# *cat*: its -1.77 meets the query's -1.52, and both have the same sign in the third and fourth number too. The key of *sat* agrees
+# *cat*: its -1.77 meets the -1.52, and both have the same sign in the third and fourth number too. The key of *sat* agrees
 # in all four signs, but has only -0.05 where the query is largest.
 #
 # </details>
