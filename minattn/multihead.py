@@ -168,6 +168,7 @@ class MultiHeadAttention:
         ------
         ShapeError, OptionError, CacheError
         """
+        before = None if cache is None else cache.lengths
         if cache is None:
             if lengths is not None:
                 raise OptionError("lengths go with a cache; without one, use mask=masks.padding(lengths)")
@@ -176,7 +177,12 @@ class MultiHeadAttention:
             if context is not None or positions is not None:
                 raise OptionError("a cache holds the keys of x and counts its positions: give it without context and positions")
             q, k, v, q_pos, k_pos = self._cached_heads(x, cache, lengths)
-        results = attention(q, k, v, mask=mask, q_pos=q_pos, k_pos=k_pos, return_weights=return_weights, **self.options)
+        try:
+            results = attention(q, k, v, mask=mask, q_pos=q_pos, k_pos=k_pos, return_weights=return_weights, **self.options)
+        except BaseException:
+            if isinstance(cache, KVCache):                            # a call that fails, as with a bad mask, stores nothing
+                cache.rewind(before)
+            raise
         heads, weights = results if return_weights else (results, None)
         out = merge_heads(heads) @ self.w_o
         out = out if self.b_o is None else out + self.b_o

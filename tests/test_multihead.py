@@ -225,6 +225,19 @@ def test_rolling_cache_is_the_window(close):
     close(np.concatenate(parts, axis=1), module(x, mask=mask))
 
 
+def test_a_call_that_fails_stores_nothing(close):
+    module, _ = layer(13, rope=ROPE)
+    x, _ = inputs()
+    cache = module.new_cache(2, 9, np.float64)
+    module(x[:, :2], mask=masks.causal(), cache=cache)
+    with pytest.raises(MaskError, match="mask is float64"):
+        module(x[:, 2:], mask=np.ones((3, 5)), cache=cache)
+    with pytest.raises(ZeroDivisionError):
+        module(x[:, 2:], mask=ma.Mask(lambda i, j: j <= 1 // 0), cache=cache)
+    assert cache.lengths.tolist() == [2, 2]
+    close(module(x[:, 2:], mask=masks.causal(), cache=cache), module(x, mask=masks.causal())[:, 2:])
+
+
 def test_positions_move_rope_and_rules(close):
     module, _ = layer(11, rope=ROPE)
     x, _ = inputs()
