@@ -352,6 +352,28 @@ def tiled(q, k, v, **options):
     return attention(q, np.concatenate([k] * groups, axis=-3), np.concatenate([v] * groups, axis=-3), **options)
 
 
+@recipe
+def stream(m):
+    """The sentence on the residual stream, layer by layer, and the loss on PARAGRAPH with two weights exchanged.
+
+    rms (layers + 1, N): the root mean square of each token's row before each layer and after the last.
+    """
+    ids, paragraph = m.tokenizer.encode(SENTENCE), np.array(m.tokenizer.encode(PARAGRAPH))
+    x, rms = m.embed(ids), []
+    for layer in range(m.config.layers):
+        rms.append(np.sqrt((x * x).mean(-1)))
+        x = m.block(layer, x, np.arange(len(ids)))
+    rms.append(np.sqrt((x * x).mean(-1)))
+    exchanged = copy.copy(m)
+    exchanged.layers = [{**w, "w_gate": w["w_up"], "w_up": w["w_gate"]} for w in m.layers]
+    runs, prompt = {"right": m, "gate and up exchanged": exchanged}, m.tokenizer.encode("The capital of France is")
+    return {
+        "tokens": _labels(m, ids), "rms": np.array(rms), "names": list(runs),
+        "losses": np.array([losses_of(run, paragraph).mean() for run in runs.values()]),
+        "guess": [m.tokenizer.decode([int(run.forward(prompt)[-1].argmax())]) for run in runs.values()],
+    }
+
+
 def store():
     """Run every recipe on the real weights and write maps/NAME.npz; prints the sizes."""
     m = model()
