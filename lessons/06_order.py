@@ -440,7 +440,7 @@ def check_mod(fn):
     want = ma.attention(q8, k8, v8, causal=True, bias=free)
     if np.allclose(ma.attention(q8, k8, v8, causal=True, score_mod=fn), want):
         return "pass"
-    paid = [-fn(0.0, 0, 0, 9, 9 - distance) for distance in (3, 4, 5)]
+    paid = [-float(fn(0.0, 0, 0, 9, 9 - distance)) for distance in (3, 4, 5)]
     return f"at distances 3, 4, 5 head 0, of slope 0.5, should pay [0, 0.5, 1]; yours pays {paid}"
 
 
