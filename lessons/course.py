@@ -330,7 +330,7 @@ def masked(m):
 @recipe
 def pooling(m):
     """The mean loss on PARAGRAPH when a group of query heads is given other keys than its own, in all layers or in one."""
-    ids, layers = np.array(m.tokenizer.encode(PARAGRAPH)), np.arange(0, m.config.layers, 3)
+    ids, layers = np.array(m.tokenizer.encode(PARAGRAPH)), np.arange(0, m.config.layers, 6)
     runs = {"as trained": m, "KV heads pooled to one": m.with_attention(pooled), "tiled": m.with_attention(tiled)}
     alone = [losses_of(m.with_attention({int(layer): pooled}), ids).mean() for layer in layers]
     return {"names": list(runs), "losses": np.array([losses_of(run, ids).mean() for run in runs.values()]),
