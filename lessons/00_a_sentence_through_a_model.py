@@ -141,14 +141,14 @@ assert np.allclose(out[8, it], mixed, atol=1e-4)
 fig, ax = plt.subplots(figsize=(9, 2.6), layout="constrained")
 for n, token in enumerate(s.tokens):
     ax.text(n, 0, token.strip(), ha="center", va="top", fontsize=11, color="black" if n <= it else "#999999")
-ax.text(it, 1.08, "it", ha="center", va="bottom", fontsize=11, weight="bold")
+ax.text(it, 1.15, "it", ha="center", va="bottom", fontsize=11, weight="bold")
 for n, weight in enumerate(w[8, it, : it + 1]):
     ax.plot([it, n], [1.05, 0.06], color="#26828e", linewidth=0.4 + 14 * weight, solid_capstyle="round")
     ax.text(n, -0.22, f"{weight:.2f}", ha="center", va="top", fontsize=9, color="#26828e")
-ax.text(-0.7, 1.08, "the query", va="bottom", fontsize=9)
+ax.text(-0.7, 1.15, "the query", va="bottom", fontsize=9)
 ax.text(-0.7, 0, "keys", va="top", ha="right", fontsize=9)
 ax.text(-0.7, -0.22, "weights", va="top", ha="right", fontsize=9, color="#26828e")
-ax.set(xlim=(-1.5, 9.6), ylim=(-0.45, 1.3))
+ax.set(xlim=(-1.5, 9.6), ylim=(-0.45, 1.4))
 ax.set_title("head 13.8: what 'it' gets is the values of these tokens, averaged by weight")
 ax.axis("off");
 
