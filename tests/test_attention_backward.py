@@ -62,8 +62,7 @@ def test_score_mod_grad_spares_the_differences(drawn, close):
     calls = []
 
     def counted(*where):
-        calls.append(where)
-        return curved(*where)
+        return calls.append(where) or curved(*where)
 
     ma.attention_backward(dout, q, k, v, score_mod=counted, score_mod_grad=curved_slope)
     assert len(calls) == 1
@@ -216,6 +215,16 @@ def test_rows_that_see_nothing_give_exactly_zero(drawn):
         grads = ma.attention_backward(dout, q, k, v, mask=np.zeros((5, 7), bool), bias=np.zeros((5, 7)), **options)
         assert not any(g.any() for g in grads if g is not None)
         assert not any(np.isnan(g).any() for g in grads if g is not None)
+
+
+def test_a_sink_of_minus_infinity_is_no_sink(drawn, close):
+    q, k, v = drawn(19)
+    dout, sink = np.random.default_rng(0).standard_normal((2, 6, 5, 3)), np.full(6, -np.inf)
+    got = ma.attention_backward(dout, q, k, v, mask=MASK, sink_logits=sink)       # one row sees nothing, not even a sink
+    for a, b in zip(got[:3], ma.attention_backward(dout, q, k, v, mask=MASK)[:3], strict=True):
+        close(a, b)
+    assert not got.dsink_logits.any()
+    assert ma.attention(q, k, v, mask=MASK, sink_logits=sink, return_lse=True)[1][:, :, 2].max() == -np.inf
 
 
 def test_each_gradient_has_the_type_of_its_argument(drawn):

@@ -76,6 +76,8 @@ def test_ties_go_to_the_earlier_key():
     indices, values = ma.attention_weights(q, k, top=4, mask=np.array([[True] * 6, [False, True, True, False, False, True]]))
     assert indices.tolist() == [[[0, 1, 2, 3], [1, 2, 5, -1]]]
     np.testing.assert_allclose(values, [[[1 / 6] * 4, [1 / 3, 1 / 3, 1 / 3, 0]]])
+    many = ma.attention_weights(np.ones((1, 2, 4)), np.ones((1, 500, 4)), top=300, mask=ma.Mask(lambda i, j: j != 7))[0]
+    assert many.tolist() == [[[s for s in range(301) if s != 7]] * 2]
 
 
 def test_a_seen_key_of_weight_zero_comes_before_padding():
