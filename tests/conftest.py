@@ -29,7 +29,8 @@ def need():
         try:
             return importlib.import_module(name)
         except ImportError:
-            _absent(name, f"{name} is not installed (pip install 'minattn[dev]')")
+            package = name.partition(".")[0]
+            _absent(package, f"{package} is not installed (pip install 'minattn[dev]')")
 
     return module
 
