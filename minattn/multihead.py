@@ -35,6 +35,8 @@ class MultiHeadGrads(NamedTuple):
     db_k: np.ndarray | None
     db_v: np.ndarray | None
     db_o: np.ndarray | None
+    dbias: np.ndarray | None
+    dsink_logits: np.ndarray | None
 
 
 class MultiHeadAttention:
@@ -168,7 +170,6 @@ class MultiHeadAttention:
         ------
         ShapeError, OptionError, CacheError
         """
-        before = None if cache is None else cache.lengths
         if cache is None:
             if lengths is not None:
                 raise OptionError("lengths go with a cache; without one, use mask=masks.padding(lengths)")
@@ -180,20 +181,21 @@ class MultiHeadAttention:
         try:
             results = attention(q, k, v, mask=mask, q_pos=q_pos, k_pos=k_pos, return_weights=return_weights, **self.options)
         except BaseException:
-            if isinstance(cache, KVCache):                            # a call that fails, as with a bad mask, stores nothing
-                cache.rewind(before)
+            if cache is not None:                                     # a call that fails, as with a bad mask, stores nothing
+                cache.undo()
             raise
         heads, weights = results if return_weights else (results, None)
         out = merge_heads(heads) @ self.w_o
         out = out if self.b_o is None else out + self.b_o
         return (out, weights) if return_weights else out
 
-    def backward(self, dout, x, context=None, mask=None, positions=None):
+    def backward(self, dout, x, context=None, mask=None, positions=None, *, score_mod_grad=None):
         """Gradients of the layer's output (without a cache) for `dout` (..., N, E_out).
 
         Returns
         -------
-        MultiHeadGrads(dx, dcontext, dw_q, dw_k, dw_v, dw_o, db_q, db_k, db_v, db_o)
+        MultiHeadGrads(dx, dcontext, dw_q, dw_k, dw_v, dw_o, db_q, db_k, db_v, db_o, dbias, dsink_logits)
+            The last two where the layer has these options.
 
         Examples
         --------
@@ -211,9 +213,10 @@ class MultiHeadAttention:
         if dout.shape != shape:
             raise ShapeError(f"dout is {dout.shape}; it must be (..., N, E_out) = {shape}")
         dheads = split_heads(dout @ self.w_o.T, self.heads)                       # (..., H, N, Dv)
-        dq, dk, dv, *_ = attention_backward(dheads, q, k, v, out=out, lse=lse, **options)
+        grads = attention_backward(dheads, q, k, v, out=out, lse=lse, score_mod_grad=score_mod_grad, **options)
+        dq, dk, dv = grads.dq, grads.dk, grads.dv
         if self.rope is not None:
-            dq, dk = rope_backward(dq, q_pos, **self.rope), rope_backward(dk, k_pos, **self.rope)
+            dq, dk = rope_backward(dq, q, q_pos, **self.rope).dx, rope_backward(dk, k, k_pos, **self.rope).dx
         into = project_qkv_backward(
             merge_heads(dq), merge_heads(dk), merge_heads(dv), x, self.w_q, self.w_k, self.w_v,
             context=None if context is None else np.asarray(context), b_q=self.b_q, b_k=self.b_k, b_v=self.b_v,
@@ -221,6 +224,7 @@ class MultiHeadAttention:
         return MultiHeadGrads(
             into.dx, into.dcontext, into.dw_q, into.dw_k, into.dw_v, weight_gradient(merge_heads(out), dout),
             into.db_q, into.db_k, into.db_v, None if self.b_o is None else dout.reshape(-1, dout.shape[-1]).sum(axis=0),
+            grads.dbias, grads.dsink_logits,
         )  # fmt: skip
 
     def _project(self, x, context=None):

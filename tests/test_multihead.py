@@ -124,7 +124,8 @@ def test_gradients(slopes, close, options, cross, lead):
     positions, dout = np.array([2, 0, 3]), rng.standard_normal((*lead, 3, E_OUT))
     mask = ma.Mask(lambda i, j: (i + j) % 4 != 3)
     grads = module.backward(dout, x, context, mask, positions)
-    given = {"x": x, **({"context": context} if cross else {}), **arrays}
+    learned = {name: options[name] for name in ("sink_logits", "bias") if name in options}
+    given = {"x": x, **({"context": context} if cross else {}), **arrays, **learned}
     for name in grads._fields:
         if name[1:] not in given:
             assert getattr(grads, name) is None
@@ -132,7 +133,8 @@ def test_gradients(slopes, close, options, cross, lead):
 
         def loss(value, name=name[1:]):
             new = {**given, name: value}
-            same = MultiHeadAttention(**{n: new[n] for n in arrays}, heads=6, kv_heads=2, **options)
+            chosen = {n: new[n] for n in (*arrays, *learned)}
+            same = MultiHeadAttention(**{**options, **chosen}, heads=6, kv_heads=2)
             return (same(new["x"], new.get("context"), mask, positions=positions) * dout).sum()
 
         want = slopes(loss, given[name[1:]])
@@ -225,10 +227,11 @@ def test_rolling_cache_is_the_window(close):
     close(np.concatenate(parts, axis=1), module(x, mask=mask))
 
 
-def test_a_call_that_fails_stores_nothing(close):
+@pytest.mark.parametrize("rolling", [False, True])
+def test_a_call_that_fails_stores_nothing(close, rolling):
     module, _ = layer(13, rope=ROPE)
     x, _ = inputs()
-    cache = module.new_cache(2, 9, np.float64)
+    cache = ma.RollingCache(2, 2, 9, D, np.float64, value_dim=DV) if rolling else module.new_cache(2, 9, np.float64)
     module(x[:, :2], mask=masks.causal(), cache=cache)
     with pytest.raises(MaskError, match="mask is float64"):
         module(x[:, 2:], mask=np.ones((3, 5)), cache=cache)

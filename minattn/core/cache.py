@@ -25,6 +25,7 @@ class _Cache:
         self.k = np.zeros((batch, kv_heads, slots, head_dim), dtype)
         self.v = np.zeros((batch, kv_heads, slots, value_dim), dtype)
         self._lengths = np.zeros(batch, dtype=np.int64)
+        self._before: dict | None = None                              # what `undo` brings back
 
     @property
     def lengths(self):
@@ -35,6 +36,19 @@ class _Cache:
     def nbytes(self):
         """Bytes of the key and value arrays."""
         return self.k.nbytes + self.v.nbytes
+
+    def undo(self):
+        """Take back the last `append`, as if it had not been: for a step that failed after it.
+
+        Raises
+        ------
+        CacheError
+            If there is none, or it has been taken back.
+        """
+        if self._before is None:
+            raise CacheError("there is no append to take back")
+        vars(self).update(self._before)
+        self._before = None
 
     def next_positions(self, N, lengths=None):
         """The positions (B, N) that the next `append` gives its tokens; -1 for padding."""
@@ -118,7 +132,7 @@ class KVCache(_Cache):
         Returns
         -------
         k : array, (B, G, S, D), and v : array, (B, G, S, Dv)
-            Views into the cache, S being the longest row's tokens: valid until `reset`.
+            Views into the cache, S being the longest row's tokens: they hold until `reset` or `undo`.
         q_pos : integer array, (B, N)
         k_pos : integer array, (B, S), -1 where a shorter row has nothing
 
@@ -143,28 +157,15 @@ class KVCache(_Cache):
         for b, (start, stop) in enumerate(zip(self._lengths, after, strict=True)):
             self.k[b, :, start:stop] = k_new[b, :, : real[b]]
             self.v[b, :, start:stop] = v_new[b, :, : real[b]]
-        self._lengths = after
+        self._before, self._lengths = {"_lengths": self._lengths}, after
         slots = np.arange(after.max())
         k_pos = np.where(slots < after[:, None], slots, -1)
         return self.k[:, :, : len(slots)], self.v[:, :, : len(slots)], q_pos, k_pos
 
-    def rewind(self, lengths):
-        """Forget what each row holds beyond `lengths`, (B,): the way back from a step that failed, or was only tried.
-
-        Raises
-        ------
-        CacheError
-            If a row holds fewer tokens than it is to keep.
-        """
-        lengths = np.asarray(lengths)
-        fits = lengths.shape == self._lengths.shape and lengths.dtype.kind in "iu"
-        if not fits or (lengths < 0).any() or (lengths > self._lengths).any():
-            raise CacheError(f"cannot rewind to {lengths.tolist()}; the rows hold {self._lengths.tolist()} tokens")
-        self._lengths = lengths.astype(np.int64)
-
     def reset(self, row=None):
         """Forget one row, or all of them."""
         self._lengths[slice(None) if row is None else row] = 0
+        self._before = None
 
 
 class RollingCache(_Cache):
@@ -201,6 +202,7 @@ class RollingCache(_Cache):
     """
 
     stores_rotated = False
+    _held: np.ndarray  # the position that each slot holds, -1 for none
     _latest: tuple | None = None  # q_pos and k_pos of the last append
 
     def __init__(self, batch, kv_heads, window, head_dim, dtype=np.float32, first=0, *, value_dim=None):
@@ -227,6 +229,8 @@ class RollingCache(_Cache):
         k = np.concatenate([self.k, k_new.astype(self.k.dtype, copy=False)], axis=2)
         v = np.concatenate([self.v, v_new.astype(self.v.dtype, copy=False)], axis=2)
         k_pos = np.concatenate([self._held, q_pos], axis=1)
+        self._before = {name: getattr(self, name) for name in ("k", "v", "_held", "_lengths", "_latest")}
+        self.k, self.v, self._held = self.k.copy(), self.v.copy(), self._held.copy()
         self._lengths = self._lengths + real
         for b, end in enumerate(self._lengths):
             keep = np.flatnonzero((q_pos[b] >= 0) & ((q_pos[b] < self.first) | (q_pos[b] > end - self.window)))
@@ -264,7 +268,7 @@ class RollingCache(_Cache):
         rows = slice(None) if row is None else row
         self._lengths[rows] = 0
         if row is None:
-            self._held = np.full((len(self._lengths), self.k.shape[2]), -1)       # the position that each slot holds
+            self._held = np.full((len(self._lengths), self.k.shape[2]), -1)
         else:
             self._held[rows] = -1
-        self._latest = None
+        self._latest = self._before = None

@@ -6,6 +6,8 @@ Without positions attention is a bag of words: permuting keys with their values 
     learned      added to x:      a table with one row a position, as in GPT-2
     ALiBi        on the scores:   Press et al. 2022, arXiv:2108.12409, section 3
 """
+from typing import NamedTuple
+
 import numpy as np
 
 from .errors import OptionError, PositionError, ShapeError
@@ -80,11 +82,26 @@ def learned(table, positions):
     return table[positions]
 
 
+class LearnedGrads(NamedTuple):
+    """What `learned_backward` returns."""
+
+    dtable: np.ndarray
+
+
 def learned_backward(dout, table, positions):
-    """Gradient of `learned` with respect to the table: each row collects what reached it."""
+    """Gradient of `learned` with respect to the table, as LearnedGrads(dtable): each row collects what reached it.
+
+    Raises
+    ------
+    ShapeError
+        If dout is not (..., N, E); and whatever `learned` raises.
+    """
+    rows = learned(table, positions)
+    if np.shape(dout) != rows.shape:
+        raise ShapeError(f"dout is {np.shape(dout)}; it must be (..., N, E) = {rows.shape}")
     dtable = np.zeros_like(np.asarray(table))
     np.add.at(dtable, np.asarray(positions), dout)
-    return dtable
+    return LearnedGrads(dtable)
 
 
 def alibi_slopes(heads):

@@ -119,10 +119,24 @@ def rope(x, positions, *, layout, theta=10_000.0, rotary_dim=None, scaling=None)
     return out
 
 
-def rope_backward(dout, positions, *, layout, theta=10_000.0, rotary_dim=None, scaling=None):
-    """Gradient of `rope` with respect to x: the transpose of a rotation is the rotation back."""
+class RopeGrads(NamedTuple):
+    """What `rope_backward` returns."""
+
+    dx: np.ndarray
+
+
+def rope_backward(dout, x, positions, *, layout, theta=10_000.0, rotary_dim=None, scaling=None):
+    """Gradient of `rope` with respect to x, as RopeGrads(dx): the transpose of a rotation is the rotation back.
+
+    Raises
+    ------
+    ShapeError
+        If dout is not of x's shape; and whatever `rope` raises.
+    """
+    if np.shape(dout) != np.shape(x):
+        raise ShapeError(f"dout is {np.shape(dout)} but x is {np.shape(x)}; they must have the same (..., N, D)")
     back = lambda f: -f if scaling is None else -scaling(f)  # noqa: E731
-    return rope(dout, positions, layout=layout, theta=theta, rotary_dim=rotary_dim, scaling=back)
+    return RopeGrads(rope(dout, positions, layout=layout, theta=theta, rotary_dim=rotary_dim, scaling=back))
 
 
 def change_layout(w, heads, *, to):

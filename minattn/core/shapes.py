@@ -24,7 +24,10 @@ def is_float(dtype):
 
 def floats(name, array):
     """`array` as an array of a float type that attention is defined for: 16, 32 or 64 bits."""
-    array = np.asarray(array)
+    try:
+        array = np.asarray(array)
+    except ValueError as error:
+        raise ShapeError(f"{name} has rows of unequal length; pad them, and mask the padding") from error
     if is_float(array.dtype):
         return array
     raise DtypeError(

@@ -168,7 +168,7 @@ class Llama:
                 f"but the model has L = {len(self.layers)} and ids have B = {len(rows)}"
             )
         positions = _positions(rows.shape, lengths) if cache is None else cache[0].next_positions(rows.shape[1], lengths)
-        before = np.zeros(len(rows), int) if cache is None else cache.lengths
+        before = None if cache is None else cache.lengths
         x, maps = self.embed(rows), []
         try:
             for layer in range(len(self.layers)):
@@ -179,7 +179,8 @@ class Llama:
                     maps.append(seen)
         except BaseException:
             for held in cache or ():                                                      # all layers hold the same tokens
-                held.rewind(np.minimum(before, held.lengths))
+                if (held.lengths != before).any():
+                    held.undo()
             raise
         weights = np.stack(maps) if return_weights else None                              # (L, B, H, N, S)
         if ids.ndim == 1:

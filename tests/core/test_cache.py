@@ -222,18 +222,25 @@ def test_overflow_stores_nothing():
     assert cache.lengths.tolist() == [6, 5, 6]
 
 
-def test_rewind_forgets(close):
-    _, k, v = (a.swapaxes(1, 2) for a in tokens(np.random.default_rng(4), 2, 6))
-    cache = KVCache(2, G, 8, D, np.float64, value_dim=DV)
-    cache.append(k, v)
-    cache.rewind([4, 2])
-    assert cache.lengths.tolist() == [4, 2]
-    _, _, q_pos, k_pos = cache.append(k[:, :, :1], v[:, :, :1])
-    assert q_pos.tolist() == [[4], [2]]
-    assert k_pos.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, -1, -1]]
-    for lengths in ([6, 0], [-1, 0], [1], [1.0, 1.0]):
-        with pytest.raises(CacheError, match=r"cannot rewind.*the rows hold \[5, 3\] tokens"):
-            cache.rewind(lengths)
+@pytest.mark.parametrize("make", [
+    lambda: KVCache(2, G, 9, D, np.float64, value_dim=DV),
+    lambda: RollingCache(2, G, 3, D, np.float64, first=1, value_dim=DV),
+], ids=["KVCache", "RollingCache"])
+def test_undo_takes_the_last_append_back(make):
+    _, k, v = (a.swapaxes(1, 2) for a in tokens(np.random.default_rng(4), 2, 9))
+    tried, straight = make(), make()
+    for cache in (tried, straight):
+        cache.append(k[:, :, :4], v[:, :, :4], [4, 2])
+    tried.append(k[:, :, 6:], v[:, :, 6:], [3, 0])
+    tried.undo()
+    assert tried.lengths.tolist() == [4, 2]
+    with pytest.raises(CacheError, match="no append to take back"):
+        tried.undo()
+    for got, want in zip(*(cache.append(k[:, :, 4:6], v[:, :, 4:6]) for cache in (tried, straight)), strict=True):
+        np.testing.assert_array_equal(got, want)
+    tried.reset()
+    with pytest.raises(CacheError, match="no append to take back"):
+        tried.undo()
 
 
 NEW = np.ones((2, G, 3, D))

@@ -49,7 +49,7 @@ def test_it_is_a_rotation(layout, options, slopes, close):
     shift = 777
     close((rope(q, m + shift, **options) * rope(k, n + shift, **options)).sum(axis=-1), score, 1e-9)
     close((rope(q, m - n, **options) * k).sum(axis=-1), score, 1e-9)
-    back = rope_backward(dout, m, **options)
+    back = rope_backward(dout, q, m, **options).dx
     close((turned * dout).sum(), (q * back).sum())  # the transpose
     close(back, slopes(lambda x: (rope(x, m, **options) * dout).sum(), q), 1e-8)
 
@@ -58,7 +58,7 @@ def test_it_is_a_rotation(layout, options, slopes, close):
 def test_backward_at_positions_of_any_integer_type(kind):
     x, at = np.random.default_rng(0).standard_normal((3, 4)), np.array([0, 1, 200])
     there = rope(x, at.astype(kind), layout="half")
-    np.testing.assert_allclose(rope_backward(there, at.astype(kind), layout="half"), x, atol=1e-12)
+    np.testing.assert_allclose(rope_backward(there, there, at.astype(kind), layout="half").dx, x, atol=1e-12)
 
 
 def test_attention_moved_along_is_the_same(drawn, close):
@@ -188,7 +188,8 @@ X = np.ones((2, 3, 5, 4))
     (lambda: rope(X, np.arange(5), layout="half", rotary_dim=0), OptionError, "rotary_dim = 0"),
     (lambda: rope(X[..., :3], np.arange(5), layout="half"), OptionError, "rotary_dim = 3"),
     (lambda: rope(X, np.arange(5.0), layout="half"), PositionError, "positions are float64; they must be integers"),
-    (lambda: rope_backward(X, np.arange(5.0), layout="half"), PositionError, "positions are float64"),
+    (lambda: rope_backward(X, X, np.arange(5.0), layout="half"), PositionError, "positions are float64"),
+    (lambda: rope_backward(X[..., :-1, :], X, np.arange(5), layout="half"), ShapeError, "dout is .* but x is"),
     (lambda: rope(X, np.arange(4), layout="half"), ShapeError,
         r"positions are \(4,\) but x is \(2, 3, 5, 4\).*N = 5"),
     (lambda: rope(X, np.zeros((3, 5), int), layout="half"), ShapeError,
