@@ -303,7 +303,7 @@ print("broken       ", text(broken.generate(prompt, max_new_tokens=14, progress=
 # order. The largest difference between two logits:
 
 # %%
-long = np.random.default_rng(0).integers(100, model.config.vocab, 512)
+long = np.random.default_rng(0).integers(100, model.config.vocab, 520)
 at_once = model.forward(long[:64])
 for sizes in ([32, 32], [1, 62, 1], [5, 17, 42]):
     cache, ends = model.new_cache(capacity=64), np.cumsum(sizes)
@@ -328,8 +328,8 @@ def layer(queries, keys):
     return lambda: ma.attention(q, k, v, causal=True)
 
 
-all_n, one_n = [128, 256, 512, 1024, 2048], [128, 512, 2048, 4096, 8192, 16384, 32768]
-all_s = [course.seconds(layer(n, n), 2) for n in all_n]
+all_n, one_n = [64, 128, 256, 512, 1024], [64, 256, 1024, 4096, 8192, 16384]
+all_s = [course.seconds(layer(n, n), 3) for n in all_n]
 one_s = [course.seconds(layer(1, n), 5) for n in one_n]
 
 # %% [markdown]
@@ -337,18 +337,19 @@ one_s = [course.seconds(layer(1, n), 5) for n in one_n]
 # token.
 
 # %%
-model_n = [32, 64, 128, 256, 512]
-cache, held, cached_s = model.new_cache(capacity=512), 0, []
+model_n, cached_s = [32, 64, 128, 256, 512], []
+cache = model.new_cache(capacity=520)
+
+
+def step():
+    """One more token on top of what the cache holds."""
+    held = cache.lengths[0]
+    model.logits(model.hidden(long[held:held + 1], cache=cache)[0])
+
+
 for n in model_n:
-    model.hidden(long[held:n - 1], cache=cache)                       # prefill up to here, not timed
-
-    def step(n=n):
-        for each in cache:
-            each.rewind([n - 1])                                      # forget the token of the run before
-        model.logits(model.hidden(long[n - 1:n], cache=cache)[0])
-
-    cached_s.append(course.seconds(step, 5))
-    held = n
+    model.hidden(long[cache.lengths[0]:n - 1], cache=cache)           # prefill up to here, not timed
+    cached_s.append(course.seconds(step, 5))                          # five tokens, n to n + 4
 
 
 def anew(n):
@@ -359,8 +360,8 @@ model_s = [course.seconds(anew(n), 2 if n < 512 else 1) for n in model_n]
 
 # %%
 def slope(n, s):
-    """p of the power n^p that fits the last four points best."""
-    return np.polyfit(np.log(n[-4:]), np.log(s[-4:]), 1)[0]
+    """p of the power n^p that fits the last three points best."""
+    return np.polyfit(np.log(n[-3:]), np.log(s[-3:]), 1)[0]
 
 
 fig, axes = plt.subplots(1, 2, figsize=(9.2, 3.7), layout="constrained")
@@ -378,9 +379,9 @@ print(f"a token at n = 512 of the whole model: {model_s[-1]:.2f} s recomputed, {
       f"{model_s[-1] / cached_s[-1]:.0f} times as fast")
 
 # %% [markdown]
-# Slopes are fitted to the last four points of each curve, on this machine and one thread. Left: about 2 against about 1,
+# Slopes are fitted to the last three points of each curve, on this machine and one thread. Left: about 2 against about 1,
 # $O(n^2)$ against $O(n)$. A cached query costs mostly overhead where $n$ is small, so its curve starts flat; and above 2 is
-# possible, where the $n \times n$ scores outgrow the processor's caches. Right: about 1 against about 0. That is no
+# possible, where the $n \times n$ scores outgrow the processor's caches. Right: nearly 1 against about 0. That is no
 # contradiction. At these lengths most of a token's work is not attention but the products with the
 # weights, which take the same time for each token that goes through: $n$ tokens without a cache, one with it. In
 # floating-point operations a token,

@@ -416,7 +416,8 @@ assert smol.kv_bytes(1, np.float32) == 46_080
 rng = np.random.default_rng(0)
 one = rng.standard_normal((1, c.dim), dtype=np.float32)
 rows = rng.standard_normal((64, c.dim), dtype=np.float32)
-q, k = rng.standard_normal((9, 1, 64), dtype=np.float32), rng.standard_normal((3, 1024, 64), dtype=np.float32)
+q = rng.standard_normal((9, 1, 64), dtype=np.float32)
+cached = rng.standard_normal((30, 2, 3, 1024, 64), dtype=np.float32)  # each layer has keys and values of its own
 ops = operations(c)
 
 
@@ -427,7 +428,7 @@ def thirty(part):
 parts = {
     "feed-forward": (thirty(lambda w: swiglu(one, w["w_gate"], w["w_up"], w["w_down"])), ops["feed-forward"]),
     "W_Q W_K W_V W_O": (thirty(lambda w: [one @ w[x] for x in ("w_q", "w_k", "w_v", "w_o")]), ops["W_Q W_K W_V W_O"]),
-    "attention": (thirty(lambda w: ma.attention(q, k, k, causal=True)), 1024 * ops["attention, each key"]),
+    "attention": (lambda: [ma.attention(q, k, v, causal=True) for k, v in cached], 1024 * ops["attention, each key"]),
     "head": (lambda: one @ m.head, ops["head"]),
     "feed-forward x 64": (thirty(lambda w: swiglu(rows, w["w_gate"], w["w_up"], w["w_down"])),
                           64 * ops["feed-forward"]),
