@@ -1,7 +1,7 @@
 """Draw every committed picture again: `python figures/make.py`.
 
 Each function below draws one figure from the library, in light and in dark; the file is named after both. No weights
-are needed: the real maps are read from lessons/maps (made by `python lessons/course.py --store`), the small numbers from
+are needed: the real maps are read from lessons/maps (made by `python lessons/recipes.py`), the small numbers from
 lessons/course.py.
 
 A picture's pixels differ between versions of Matplotlib, so they are never compared. Instead each PNG carries a

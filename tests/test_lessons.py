@@ -1,6 +1,6 @@
 """The lessons: notebook and source agree, read well as committed, and every cell runs from a clean kernel."""
-import importlib.util
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 
 LESSONS = Path(__file__).resolve().parents[1] / "lessons"
+sys.path.insert(0, str(LESSONS))                                      # as in a lesson's kernel, which works there
+
+import build  # noqa: E402
+import course  # noqa: E402
+from recipes import RECIPES  # noqa: E402
+
 MAX_LINES = 25
 
-
-def load(name):
-    """A script of the lessons folder as a module, though that folder is no package."""
-    spec = importlib.util.spec_from_file_location(f"lessons_{name}", LESSONS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build, course = load("build"), load("course")
 SOURCES = build.sources()
 every_lesson = pytest.mark.parametrize("source", SOURCES, ids=[source.stem for source in SOURCES])
 
@@ -111,9 +107,9 @@ def test_every_cell_runs_from_a_clean_kernel(source, weights, request, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(course._RECIPES))
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_stored_maps_are_what_the_model_gives(name, need_weights):
-    live = course._RECIPES[name](need_weights())
+    live = RECIPES[name](need_weights())
     with np.load(course.MAPS / f"{name}.npz", allow_pickle=False) as stored:
         assert set(stored) == set(live)
         for key, value in live.items():
@@ -125,7 +121,7 @@ def test_stored_maps_are_what_the_model_gives(name, need_weights):
 
 
 def test_every_recipe_has_its_stored_maps_and_they_are_small():
-    assert {path.stem for path in course.MAPS.glob("*")} == set(course._RECIPES)
+    assert {path.stem for path in course.MAPS.glob("*")} == set(RECIPES)
     assert [path.name for path in course.MAPS.glob("*") if path.stat().st_size > 300_000] == []
 
 
