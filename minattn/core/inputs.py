@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .errors import MaskError, OptionError, PositionError, ShapeError
-from .mask import Mask, grid
+from .grid import grid
+from .mask import Mask
 from .masks import causal as causal_mask
 from .shapes import broadcast_lead, common_type, floats, number, positions, spell, working_type
 

@@ -8,40 +8,13 @@ Masks combine with & | ~. Nothing of size N x S exists until somebody asks for i
 of positions, not of indices, the same mask serves a whole sequence, one decoding step, a rolling cache and padding.
 """
 import inspect
-from typing import NamedTuple
 
 import numpy as np
 
+from .blocks import block_map
 from .errors import MaskError, ShapeError
-from .shapes import positions
-
-
-class Grid(NamedTuple):
-    """Where a mask is evaluated: integer arrays that broadcast to (B, H, N, S), and the sizes of the whole problem."""
-
-    b: np.ndarray
-    h: np.ndarray
-    i: np.ndarray
-    j: np.ndarray
-    n: np.ndarray
-    s: np.ndarray
-    sizes: tuple  # (B, N, S) of the whole, of which b, n and s may be a part
-
-
-def grid(q_pos, k_pos, *, batch=1, heads=1, rows=None, columns=None, sizes=None):
-    """A `Grid` for positions (N,) or (B, N) and (S,) or (B, S); `heads`, `rows` and `columns` may be chosen indices."""
-    q_pos, k_pos = np.atleast_2d(q_pos), np.atleast_2d(k_pos)
-    n, s = q_pos.shape[-1], k_pos.shape[-1]
-    heads = np.arange(heads) if np.ndim(heads) == 0 else np.asarray(heads)
-    return Grid(
-        b=np.arange(batch)[:, None, None, None],
-        h=heads[None, :, None, None],
-        i=q_pos[:, None, :, None],
-        j=k_pos[:, None, None, :],
-        n=(np.arange(n) if rows is None else np.asarray(rows))[None, None, :, None],
-        s=(np.arange(s) if columns is None else np.asarray(columns))[None, None, None, :],
-        sizes=(batch, n, s) if sizes is None else sizes,
-    )
+from .grid import grid
+from .shapes import count, positions
 
 
 class Mask:
@@ -54,6 +27,9 @@ class Mask:
         by tile, so an entry may depend on nothing but its own arguments.
     name : str, optional
         What `repr` calls it.
+    known : callable, optional
+        What the rule says of whole tiles, for `blocks`: from `grid.Tiles` to -1 where a tile is surely hidden, 1 where it is
+        surely visible, 0 where its entries must be looked at. Without it they always are.
 
     Raises
     ------
@@ -79,18 +55,19 @@ class Mask:
     __array_ufunc__ = None  # let NumPy leave `array & mask` to __rand__, which explains
     sizes: tuple = (None, None, None)  # (B, N, S) where the mask is bound to them, as padding is to B
 
-    def __init__(self, rule, *, name=None):
+    def __init__(self, rule, *, name=None, known=None):
         if not callable(rule):
             raise MaskError(f"rule is {type(rule).__name__}; a Mask needs a function rule(i, j); an array goes to mask= itself")
         self.by_row = _takes_four(rule)
         self.name = name or getattr(rule, "__name__", "rule").replace("<lambda>", "rule")
         self._at = (lambda g: rule(g.b, g.h, g.i, g.j)) if self.by_row else (lambda g: rule(g.i, g.j))
+        self.known = known or _unknown
 
     @classmethod
-    def node(cls, at, name, *, by_row, sizes=(None, None, None)):
+    def node(cls, at, name, *, by_row, sizes=(None, None, None), known=None):
         """A mask from a function of the whole `Grid`: for the algebra, and for leaves that go by index."""
         mask = cls.__new__(cls)
-        mask._at, mask.name, mask.by_row, mask.sizes = at, name, by_row, sizes
+        mask._at, mask.name, mask.by_row, mask.sizes, mask.known = at, name, by_row, sizes, known or _unknown
         return mask
 
     def at(self, where):
@@ -137,17 +114,49 @@ class Mask:
         array([[ True,  True, False],
                [ True,  True,  True]])
         """
+        where = self._grid(N, S, batch, heads, q_pos, k_pos)
+        seen = self.at(where) & (where.j >= 0)
+        if self.by_row or seen.shape[0] != 1:
+            return np.broadcast_to(seen, (len(where.b), heads, N, S)).copy()
+        return np.broadcast_to(seen[0, 0], (N, S)).copy()
+
+    def blocks(self, N, S, *, block_q=64, block_k=64, batch=None, heads=1, q_pos=None, k_pos=None):
+        """Which tiles of the scores are empty, full or partial: a `BlockMap`, made without ever holding N x S booleans.
+
+        Parameters
+        ----------
+        block_q, block_k : int
+            Queries and keys of a tile; the last ones may be short.
+        N, S, batch, heads, q_pos, k_pos
+            As for `dense`.
+
+        Returns
+        -------
+        BlockMap
+            Its first axes have size 1 where all rows, or all heads, have the same tiles.
+
+        Examples
+        --------
+        >>> import minattn as ma
+        >>> ma.masks.last(3).blocks(8, 8, block_q=2, block_k=2)
+        <BlockMap 4 x 4 tiles of 2 x 2: # full, + partial (2 stored), . empty>
+        + . . .
+        + + . .
+        . + + .
+        . . + +
+        """
+        where = self._grid(N, S, batch, heads, q_pos, k_pos)
+        return block_map(self, where, count("block_q", block_q, 1), count("block_k", block_k, 1))
+
+    def _grid(self, N, S, batch, heads, q_pos, k_pos):
+        """Every entry of an (N, S) problem, at the given positions or the default ones."""
         if batch is None:
             batch = self.sizes[0]
         if batch is None:
             batch = max([len(pos) for pos in (q_pos, k_pos) if np.ndim(pos) == 2], default=1)
         q_pos = positions("q_pos", q_pos, "N", np.arange(S - N, S), (batch,))
         k_pos = positions("k_pos", k_pos, "S", np.arange(S), (batch,))
-        where = grid(q_pos, k_pos, batch=batch, heads=heads)
-        seen = self.at(where) & (where.j >= 0)
-        if self.by_row or seen.shape[0] != 1:
-            return np.broadcast_to(seen, (batch, heads, N, S)).copy()
-        return np.broadcast_to(seen[0, 0], (N, S)).copy()
+        return grid(q_pos, k_pos, batch=batch, heads=heads)
 
     def __and__(self, other):
         return _join(self, "&", other)
@@ -157,7 +166,7 @@ class Mask:
 
     def __invert__(self):
         name = f"~({self.name})" if " " in self.name else f"~{self.name}"
-        return Mask.node(lambda g: ~self.at(g), name, by_row=self.by_row, sizes=self.sizes)
+        return Mask.node(lambda g: ~self.at(g), name, by_row=self.by_row, sizes=self.sizes, known=lambda t: -self.known(t))
 
     def __rand__(self, other):
         return _join(self, "&", other)
@@ -197,6 +206,14 @@ def _join(left, sign, right):
             raise ShapeError(f"mask {left.name} is made for {letter} = {a} but mask {right.name} for {letter} = {b}")
         sizes.append(b if a is None else a)
     names = [f"({m.name})" if sign == "&" and " | " in m.name else m.name for m in (left, right)]
-    both = np.logical_and if sign == "&" else np.logical_or
-    at = lambda g: both(left.at(g), right.at(g))  # noqa: E731
-    return Mask.node(at, f" {sign} ".join(names), by_row=left.by_row or right.by_row, sizes=tuple(sizes))
+    # of whole tiles: hidden -1, unsure 0, visible 1, so that "and" is the smaller and "or" the larger of two
+    both, sure = (np.logical_and, np.minimum) if sign == "&" else (np.logical_or, np.maximum)
+    return Mask.node(
+        lambda g: both(left.at(g), right.at(g)), f" {sign} ".join(names), by_row=left.by_row or right.by_row,
+        sizes=tuple(sizes), known=lambda t: sure(left.known(t), right.known(t)),
+    )  # fmt: skip
+
+
+def _unknown(tiles):
+    """A rule of which nothing is known but its values."""
+    return np.zeros((1, 1, 1, 1), np.int8)

@@ -13,6 +13,7 @@
 import numpy as np
 
 from .errors import MaskError, ShapeError
+from .grid import extremes
 from .mask import Mask
 from .shapes import count
 
@@ -28,7 +29,7 @@ def causal():
     >>> ma.masks.causal().dense(3, 3).sum(axis=1)
     array([1, 2, 3])
     """
-    return Mask(lambda i, j: j <= i, name="causal")
+    return Mask(lambda i, j: j <= i, name="causal", known=lambda t: _surely(t.j_high <= t.i_low, t.j_low > t.i_high))
 
 
 def window(left, right=0):
@@ -45,14 +46,8 @@ def window(left, right=0):
     >>> ma.masks.window(2, 1).dense(6, 6).sum(axis=1)                 # 2 + 1 + 1 keys, fewer at the ends
     array([2, 3, 4, 4, 4, 3])
     """
-    sides = [(left, lambda i, j: i - j), (right, lambda i, j: j - i)]
-    bounds = [(count("a window's distance", most, 0), away) for most, away in sides if most is not None]
-    if not bounds:
-        return Mask(lambda i, j: i == i, name="everything")
-    if len(bounds) == 1:
-        (most, away), = bounds
-        return Mask(lambda i, j: away(i, j) <= most, name=f"window({left}, {right})")
-    return Mask(lambda i, j: (i - j <= left) & (j - i <= right), name=f"window({left}, {right})")
+    left, right = (None if most is None else count("a window's distance", most, 0) for most in (left, right))
+    return _between(left, right, f"window({left}, {right})")
 
 
 def last(n):
@@ -65,7 +60,7 @@ def last(n):
     array([1, 2, 2, 2])
     """
     n = count("n", n, 1)
-    return Mask(lambda i, j: (i - j < n) & (j <= i), name=f"last({n})")
+    return _between(n - 1, 0, f"last({n})")
 
 
 def first(n):
@@ -78,7 +73,7 @@ def first(n):
     array([1, 2, 3, 3, 3])
     """
     n = count("n", n, 0)
-    return Mask(lambda i, j: j < n, name=f"first({n})")
+    return Mask(lambda i, j: j < n, name=f"first({n})", known=lambda t: _surely(t.j_high < n, t.j_low >= n))
 
 
 def prefix(n):
@@ -91,7 +86,9 @@ def prefix(n):
     array([3, 3, 3, 4, 5])
     """
     n = count("n", n, 0)
-    return Mask(lambda i, j: (j <= i) | (j < n), name=f"prefix({n})")
+    mask = causal() | first(n)
+    mask.name = f"prefix({n})"
+    return mask
 
 
 def padding(lengths):
@@ -117,7 +114,8 @@ def padding(lengths):
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any():
         raise MaskError(f"lengths are {lengths.dtype} of shape {lengths.shape}; padding needs integers (B,), none below 0")
     rule = lambda g: g.j < lengths[g.b]  # noqa: E731
-    return Mask.node(rule, "padding", by_row=True, sizes=(len(lengths), None, None))
+    known = lambda t: _surely(t.j_high < lengths[t.b], t.j_low >= lengths[t.b])  # noqa: E731
+    return Mask.node(rule, "padding", by_row=True, sizes=(len(lengths), None, None), known=known)
 
 
 def segments(q_ids, k_ids=None):
@@ -156,4 +154,27 @@ def segments(q_ids, k_ids=None):
         yours = k_ids[g.s] if k_ids.ndim == 1 else k_ids[g.b, g.s]
         return mine == yours
 
-    return Mask.node(same, "segments", by_row=bool(rows), sizes=(min(rows, default=None), q_ids.shape[-1], k_ids.shape[-1]))
+    def known(t):
+        (a, b), (c, d) = extremes(np.atleast_2d(q_ids), t.n_starts), extremes(np.atleast_2d(k_ids), t.s_starts)
+        a, b, c, d = a[:, None, :, None], b[:, None, :, None], c[:, None, None, :], d[:, None, None, :]
+        return _surely((a == b) & (c == d) & (a == c), (b < c) | (d < a))
+
+    sizes = (min(rows, default=None), q_ids.shape[-1], k_ids.shape[-1])
+    return Mask.node(same, "segments", by_row=bool(rows), sizes=sizes, known=known)
+
+
+def _between(left, right, name):
+    """i - j from -right to left, either of them None for unbounded."""
+    whole = np.iinfo(np.int64)
+    low, high = whole.min if right is None else -right, whole.max if left is None else left
+
+    def known(t):
+        nearest, farthest = t.i_low - t.j_high, t.i_high - t.j_low              # the least and the largest i - j of a tile
+        return _surely((low <= nearest) & (farthest <= high), (farthest < low) | (nearest > high))
+
+    return Mask(lambda i, j: (i - j >= low) & (i - j <= high), name=name, known=known)
+
+
+def _surely(visible, hidden):
+    """Of whole tiles: 1 where all of it is visible, -1 where all of it is hidden, 0 where one has to look."""
+    return visible.astype(np.int8) - hidden.astype(np.int8)
