@@ -67,7 +67,8 @@ for h in range(H):
     scores = np.array([(q[sat, own] * key[own]).sum() / np.sqrt(D) for key in k])
     weights = np.exp(scores) / np.exp(scores).sum()
     out = sum(weight * value[own] for weight, value in zip(weights, v, strict=True))
-    print(f"head {h}: query {q[sat, own]}, scores {scores}, weights {weights}, output {out}")
+    print(f"head {h}: query {q[sat, own]}, scores {scores}")
+    print(f"        weights {weights}, output {out}")
     looped.append(out)
 
 # %% [markdown]
@@ -80,20 +81,20 @@ for h in range(H):
 
 # %%
 def split(x):
-    return x.reshape(N, H, D).swapaxes(0, 1)                          # (N, E) -> (N, H, D) -> (H, N, D)
+    return x.reshape(N, H, D).swapaxes(0, 1)                   # (N, E) -> (N, H, D) -> (H, N, D)
 
 
 def merge(x):
-    return x.swapaxes(0, 1).reshape(N, H * D)                         # the same steps backwards
+    return x.swapaxes(0, 1).reshape(N, H * D)                  # the same steps backwards
 
 
-scores = split(q) @ split(k).swapaxes(-1, -2) / np.sqrt(D)            # (H, N, N)
+scores = split(q) @ split(k).swapaxes(-1, -2) / np.sqrt(D)     # (H, N, N)
 weights = ma.softmax(scores)
-heads = weights @ split(v)                                            # (H, N, D)
+heads = weights @ split(v)                                     # (H, N, D)
 np.testing.assert_allclose(heads[:, sat], looped)
 
-np.testing.assert_array_equal(ma.split_heads(q, H), split(q))         # the library's names for it
-np.testing.assert_allclose(ma.attention(ma.split_heads(q, H), ma.split_heads(k, H), ma.split_heads(v, H)), heads)
+np.testing.assert_array_equal(ma.split_heads(q, H), split(q))  # the library's names for it
+np.testing.assert_allclose(ma.attention(*(ma.split_heads(x, H) for x in (q, k, v))), heads)
 np.testing.assert_array_equal(ma.merge_heads(heads), merge(heads))
 print("weights", weights.shape, " heads", heads.shape, " merged", merge(heads).shape)
 
@@ -102,7 +103,8 @@ print("weights", weights.shape, " heads", heads.shape, " merged", merge(heads).s
 # head each give.
 
 # %%
-one_by_one = [ma.attention(q[:, h * D:(h + 1) * D], k[:, h * D:(h + 1) * D], v[:, h * D:(h + 1) * D]) for h in range(H)]
+columns = [slice(h * D, (h + 1) * D) for h in range(H)]
+one_by_one = [ma.attention(q[:, own], k[:, own], v[:, own]) for own in columns]
 np.testing.assert_allclose(np.concatenate(one_by_one, axis=-1), merge(heads))
 
 # %% [markdown]
@@ -112,8 +114,9 @@ np.testing.assert_allclose(np.concatenate(one_by_one, axis=-1), merge(heads))
 # %%
 single = ma.attention_weights(q, k)                                   # one head with D = 4
 ma.plot.heads([*weights, single], TOKENS, titles=["head 0 of 2", "head 1 of 2", "one head, D = 4"])
-for name, row in [("head 0", weights[0, sat]), ("head 1", weights[1, sat]), ("one head", single[sat])]:
-    print(f"{name:8} 'sat' looks at", ", ".join(f"{token} {share:.2f}" for token, share in zip(TOKENS, row, strict=True)))
+for name, row in [("head 0", weights[0]), ("head 1", weights[1]), ("one head", single)]:
+    shares = [f"{token} {share:.2f}" for token, share in zip(TOKENS, row[sat], strict=True)]
+    print(f"{name:8} 'sat' looks at", ", ".join(shares))
 
 # %% [markdown]
 # ## Built broken: reshape without transpose
@@ -129,7 +132,7 @@ print("broken: head 0 has all numbers of two tokens\n", names.reshape(H, N, D)[0
 
 def broken_layer(x):
     q, k, v = (each.reshape(H, N, D) for each in ma.project_qkv(x, W_Q, W_K, W_V))
-    return ma.attention(q, k, v).reshape(N, E)                        # put back as it was taken apart
+    return ma.attention(q, k, v).reshape(N, E)  # put back as it was taken apart
 
 
 def right_layer(x):
@@ -140,8 +143,8 @@ def right_layer(x):
 print("largest difference of the outputs:", np.abs(broken_layer(X) - right_layer(X)).max().round(2))
 
 # %% [markdown]
-# Nothing crashes, and gradients flow: it is simply a worse layer. The symptom shows when you change one token and watch which
-# outputs move. Without a mask every output should depend on every token.
+# Nothing crashes, and gradients flow. The symptom shows when you change one token and watch which outputs move. Without
+# a mask every output should depend on every token.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), layout="constrained")
@@ -150,11 +153,13 @@ for ax, name, layer in [(axes[0], "right", right_layer), (axes[1], "reshape alon
     for token in range(N):
         other = X.copy()
         other[token] += 0.5                                           # change one token ...
-        moved[:, token] = np.abs(layer(other) - layer(X)).max(axis=1) > 1e-12        # ... and see which outputs move
+        change = np.abs(layer(other) - layer(X)).max(axis=1)
+        moved[:, token] = change > 1e-12                              # ... and see which outputs move
     ax.imshow(moved, cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
     ax.set(title=name, xlabel="token that was changed", xticks=range(N), yticks=range(N))
     ax.set(xticklabels=TOKENS, yticklabels=TOKENS)
-    print(f"{name:>13}: when 'cat' changes, these outputs move:", np.array(TOKENS)[moved[:, 1]].tolist())
+    moving = np.array(TOKENS)[moved[:, 1]].tolist()
+    print(f"{name:>13}: when 'cat' changes, these outputs move:", moving)
 axes[0].set_ylabel("output (yellow: it moves)")
 assert not moved[:2, 2:].any()
 assert not moved[2:, :2].any()
@@ -166,10 +171,10 @@ assert not moved[2:, :2].any()
 
 # %%
 same = np.ones((N, E))
-print("all tokens equal, all numbers equal:", np.allclose(same.reshape(H, N, D), ma.split_heads(same, H)))
-print("one token:                          ", np.allclose(X[:1].reshape(H, 1, D), ma.split_heads(X[:1], H)))
-print("one head:                           ", np.allclose(X.reshape(1, N, E), ma.split_heads(X, 1)))
-print("the course's numbers, two heads:    ", np.allclose(X.reshape(H, N, D), ma.split_heads(X, H)))
+for what, x, heads_here in [("all numbers equal", same, 2), ("one token", X[:1], 2),
+                            ("one head", X, 1), ("the course's numbers, two heads", X, 2)]:
+    broken = x.reshape(heads_here, len(x), -1)
+    print(f"{what}: {np.allclose(broken, ma.split_heads(x, heads_here))}")
 
 # %% [markdown]
 # ## W_O: what the heads write
@@ -183,8 +188,8 @@ print("the course's numbers, two heads:    ", np.allclose(X.reshape(H, N, D), ma
 # $$
 
 # %%
-blocks = W_O.reshape(H, D, E)                                         # rows of W_O: D for each head
-written = heads @ blocks                                              # (H, N, E): what each head adds
+blocks = W_O.reshape(H, D, E)  # rows of W_O: D for each head
+written = heads @ blocks       # (H, N, E): what each head adds
 np.testing.assert_allclose(written.sum(axis=0), merge(heads) @ W_O)
 print("head 0 writes to 'sat'", written[0, sat])
 print("head 1 writes to 'sat'", written[1, sat])
@@ -194,27 +199,28 @@ layer = ma.MultiHeadAttention(W_Q, W_K, W_V, W_O, heads=H)
 np.testing.assert_allclose(layer(X), merge(heads) @ W_O)
 
 # %% [markdown]
-# In a transformer the layer's output is added to its input, `x + layer(x)`. So the row of a token is a running sum, often
-# called the *residual stream*, and each head adds its own term to it. Two things follow. A head can be switched off by
-# leaving out its term, which we will do to a real model. And a head moves little: whatever it reads, it writes within a
-# space of at most D directions.
+# In a transformer the layer's output is added to its input, `x + layer(x)`. So the row of a token is a running sum,
+# often called the *residual stream*, and each head adds its own term to it. Two things follow. A head can be switched
+# off by leaving out its term, which we will do to a real model. And a head writes in few directions: whatever it reads,
+# what it adds lies in a space of at most D dimensions.
 
 # %%
 for h in range(H):
-    moves = W_V[:, h * D:(h + 1) * D] @ blocks[h]                     # (E, E): from a token's row to what is written
+    moves = W_V[:, h * D:(h + 1) * D] @ blocks[h]  # (E, E): from a token's row to what is written
     print(f"head {h}: W_V[h] W_O[h] is {moves.shape}, of rank {np.linalg.matrix_rank(moves)}")
 
 # %% [markdown]
 # ## What it costs
 #
-# Let N tokens attend to N tokens. Each of the four projections is N x E times E x E. A head's scores are N x D times D x N,
-# its output N x N times N x D. A product of (a, b) by (b, c) takes 2abc floating-point operations.
+# Let N tokens attend to N tokens. Each of the four projections is N x E times E x E. A head's scores are N x D times D x
+# N, its output N x N times N x D. A product of (a, b) by (b, c) takes 2abc floating-point operations (FLOPs; a GFLOP is
+# a billion of them).
 
 # %%
 def flops(N, E, H):
     D = E // H
     projections = 4 * 2 * N * E * E
-    one_head = 2 * N * D * N + 2 * N * N * D                          # scores, then the weighted sum
+    one_head = 2 * N * D * N + 2 * N * N * D  # scores, then the weighted sum
     return projections + H * one_head
 
 
@@ -230,17 +236,17 @@ for count in (1, 2, 4, 8, 16, 32):
           f"{4 * count * length**2 / 1e6:10.1f} {elapsed:14.3f}")
 
 # %% [markdown]
-# The arithmetic of the products does not depend on H: H times as many heads, each 1/H as wide. Questions are free in that
-# sense, and only in that sense. The maps, H N² numbers, grow with H, and so does the softmax, one exponential for each of
-# them: that is why the time in the last column grows all the same. (Later lessons compute attention without ever storing the
-# maps.) And a smaller D has its own price: a head's scores are products of D numbers, so its N x N score matrix has rank at
-# most D.
+# The arithmetic of the products does not depend on H: H times as many heads, each 1/H as wide. In that sense more heads
+# are free, and only in that sense. The maps, H N² numbers, grow with H, and so do the softmax and all else that reads or
+# writes a map; products of narrow matrices are also less efficient. That is why the time in the last column grows all
+# the same. And a smaller D has its own price: a head's scores are products of D numbers, so its N x N score matrix has
+# rank at most D.
 
 # %% [markdown]
 # ## The real thing: heads of SmolLM2
 #
 # SmolLM2 has 30 layers of 9 heads, D = 64, 270 maps for each text. Nobody told a head what to do. Head h of layer l is
-# called l.h; look for a job in each of these three, on the sentence of lesson 00.
+# called l.h. Here are three on the sentence of lesson 00, each with a name for its job: look whether the name fits.
 
 # %%
 tokens, maps = course.maps("cat")                                     # (layers, H, N, N)
@@ -253,24 +259,29 @@ ma.plot.heads([maps[place] for place in places], tokens, mask=ma.masks.causal(),
 # A name is a guess until it is measured, so measure it as a number: the mean weight on the key that the job asks for.
 
 # %%
-previous = np.diagonal(maps, -1, -2, -1).mean(-1)                     # weights (n, n - 1), their mean: (layers, H)
-first = maps[..., 1:, 0].mean(-1)                                     # weights (n, 0)
+previous = np.diagonal(maps, -1, -2, -1).mean(-1)  # weights (n, n - 1), their mean: (layers, H)
+first = maps[..., 1:, 0].mean(-1)                  # weights (n, 0)
 it, cat = tokens.index(" it"), tokens.index(" cat")
-for name, score in [("previous token", previous), ("first token", first), ("'it' to 'cat'", maps[..., it, cat])]:
+jobs = {"previous token": previous, "first token": first, "'it' to 'cat'": maps[..., it, cat]}
+for name, score in jobs.items():
     best = np.argsort(-score.ravel())[:4]
     print(f"{name:15}", ", ".join(f"{h // 9}.{h % 9} {score.ravel()[h]:.2f}" for h in best))
 assert abs(maps[13, 8, it, cat] - 0.80) < 0.01
 
 # %% [markdown]
 # Ten tokens are few. The same measures over a paragraph of some 130 tokens, and over 64 random tokens followed by the same
-# 64 once more (the recipe `roles` in [course.py](course.py)), and one job more: **induction**. Where a text repeats itself,
+# 64 once more (the recipe `roles` in [recipes.py](recipes.py)), and one job more: **induction**. Where a text repeats itself,
 # look for the earlier copy of the present token, and attend to the token *after* it, which is what will come next. Each
 # small square is one head.
 
 # %%
 roles = course.real("roles")
-panels = {"previous token\n(paragraph)": roles.previous, "first token\n(paragraph)": roles.first,
-          "induction\n(random tokens, twice)": roles.induction, "control\n(random, no repeat)": roles.control}
+panels = {
+    "previous token\n(paragraph)": roles.previous,
+    "first token\n(paragraph)": roles.first,
+    "induction\n(random tokens, twice)": roles.induction,
+    "control\n(random, no repeat)": roles.control,
+}
 fig, axes = plt.subplots(1, 4, figsize=(8.4, 6.4), layout="constrained", sharey=True)
 for ax, (name, score) in zip(axes, panels.items(), strict=True):
     image = ax.imshow(score, vmin=0, vmax=1, interpolation="nearest", aspect="equal")
@@ -288,9 +299,9 @@ for name, score in vars(roles).items():
 # %% [markdown]
 # What the numbers allow to say, and what not:
 #
-# - **16.0 is a previous-token head** in prose and, more sharply, in random tokens, where nothing else attracts it.
+# - **16.0 is a previous-token head** in prose and, more sharply, in random tokens.
 # - **18.8 rests on the first token**, and so does about a third of all heads in prose. A softmax must put its weight
-#   somewhere; the common reading is that a head rests there when it finds nothing to fetch. 18.6 and 18.7 do so in prose
+#   somewhere; the usual reading is that a head rests there when it finds nothing to fetch. 18.6 and 18.7 do so in prose
 #   *and* are induction heads where the text repeats. So a job is not a property of the head alone, but of head and text.
 # - **13.8 is a current-subject head**, rather than one that resolves "it": its column for "cat" is high in other rows too.
 # - **Five heads do induction** with more than 0.5. In the control, with the same distance and nothing repeated, no head puts
@@ -298,25 +309,28 @@ for name, score in vars(roles).items():
 
 # %%
 column = zip(tokens, maps[13, 8, :, cat], strict=True)
-print("13.8, weight on 'cat':", ", ".join(f"{token.strip()} {weight:.2f}" for token, weight in column))
+print("the weight of each query on 'cat' in 13.8:")
+print(", ".join(f"{token.strip()} {weight:.2f}" for token, weight in column))
 assert (maps[13, 8, [tokens.index(" on"), tokens.index(" the")], cat] > 0.9).all()
 assert (roles.induction > 0.5).sum() == 5
 assert roles.control.max() < 0.03
 
 # %% [markdown]
-# Look at an induction head, 18.6, on the 128 tokens: the first copy rests on token 0, and from query 64 on a second line
-# appears, 63 tokens below the diagonal.
+# Look at an induction head, 18.6, on the 128 tokens: in the first copy most queries rest on token 0; just after query
+# 64, where the second copy begins, a line appears 63 tokens below the diagonal.
 
 # %%
 copied = course.real("induction")
 place = copied.heads.tolist().index([18, 6])
-ma.plot.heatmap(copied.weights[place], mask=ma.masks.causal(), title="head 18.6, 64 random tokens twice");
+ma.plot.heatmap(copied.weights[place], mask=ma.masks.causal(),
+                title="head 18.6, 64 random tokens twice");
 
 # %% [markdown]
 # ## Switch it off
 #
-# Does the model *need* these heads for repeating? Take their terms out of the sum and see. The output of a silent head is
-# replaced by zeros before W_O, by giving the model another attention function:
+# Does the model *need* these heads for repeating? Six are tried, the five above and 20.6, the next in line. Take their
+# terms out of the sum and see. The output of a silent head is replaced by zeros before W_O, by giving the model another
+# attention function:
 
 # %%
 print(inspect.getsource(course.silence))
@@ -340,17 +354,21 @@ ax.set(xlabel="loss a token on the second copy (lower is better)", ylabel="silen
 ax.tick_params("y", labelsize=8);
 
 # %% [markdown]
-# The whole model cannot guess the first copy, and repeats the second one well. Without six induction heads, 2 percent of the
-# heads, the second copy is worse than a blind guess. Without the single head 16.0, below them, half of the gain is lost as
-# well. That fits the usual reading, induction in two steps: first 16.0 writes into each token's row which token came before
-# it, then a head of layer 17 or 18 looks for the row that says "before me came the token that you are now at".
+# The whole model cannot guess the first copy, and repeats the second one well. Without six induction heads, 2 percent of
+# the heads, the second copy is worse than a blind guess. Without the single head 16.0, in a layer below them, half of
+# what the repetition gains is lost as well. That fits the usual reading, induction in two steps: first 16.0 writes into
+# each token's row which token came before it, then a head of layer 17 or 18 looks for the row that says "before me came
+# the token that you are now at".
 #
-# Six other heads, drawn at random from the remaining 263 (green), also do harm in some draws. Heads in the first layers feed
-# everything above, and the picture of all heads shows others that do induction in part. So "random heads do not matter"
-# would be false; what holds is that none of the five draws comes near the six named heads, or near the one below them.
+# Six other heads, drawn at random from the remaining 263 (green), also do harm in some draws. Heads in the first layers
+# feed everything above, and the picture of all heads shows others that do induction in part. So "random heads do not
+# matter" would be false; what holds is that none of the five draws does as much harm as the six named heads, or as the
+# one below them.
 
 # %%
-assert lesions.second[0] < lesions.second[3:].max() < lesions.second[1] < np.log(49152) < lesions.second[2]
+whole, previous_token, six, *drawn = lesions.second
+assert whole < max(drawn) < previous_token < np.log(49152) < six
+assert 0.45 < (previous_token - whole) / (lesions.first[0] - whole) < 0.55
 
 # %% [markdown]
 # ## Exercises
@@ -370,7 +388,7 @@ def check_split(fn):
         if got is None:
             return "fill in the blank"
         if np.shape(got) != (H, N, D):
-            return f"the shape is {np.shape(got)}; for x {x.shape} and {H} heads it should be {(H, N, D)}"
+            return f"the shape is {np.shape(got)}; for {H} heads of x {x.shape} it is {(H, N, D)}"
         if not np.array_equal(got, ma.split_heads(x, H)):
             return "the right shape, the wrong numbers: are tokens mixed with heads?"
     return "pass"
@@ -399,7 +417,7 @@ print(check_split(my_split))
 
 # %%
 def without_head_0(w_o):
-    return None                                                       # your lines; w_o is (H * D, E)
+    return None  # your lines; w_o is (H * D, E)
 
 
 def check_without(fn):
@@ -411,7 +429,8 @@ def check_without(fn):
     out = ma.MultiHeadAttention(W_Q, W_K, W_V, changed, heads=2)(X)
     if np.allclose(out, written[0]):
         return "that is head 0 alone: the other block of rows should go"
-    return "pass" if np.allclose(out, written[1]) else "not what head 1 alone writes: rows or columns?"
+    right = np.allclose(out, written[1])
+    return "pass" if right else "not what head 1 alone writes: rows or columns?"
 
 
 print(check_without(without_head_0))
