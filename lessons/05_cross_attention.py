@@ -85,8 +85,8 @@ layer = ma.MultiHeadAttention(W_Q, W_K, W_V, W_O, heads=1)            # and as a
 np.testing.assert_allclose(layer(X, context=CONTEXT), out @ W_O)
 
 # %% [markdown]
-# Look for the brightest cell of each row. Every English word finds its German one; "sat", which German says
-# in two words, divides its weight between both. (Nobody trained these numbers: they were chosen so.)
+# Look for the brightest cell of each row. Every English word finds its German one; "sat", which German says in two
+# words, "setzte sich", gives most of its weight to those two. (Nobody trained these numbers: they were chosen so.)
 
 # %%
 ma.plot.heatmap(weights, TOKENS, key_tokens=CONTEXT_TOKENS);
@@ -95,20 +95,24 @@ ma.plot.heatmap(weights, TOKENS, key_tokens=CONTEXT_TOKENS);
 # **Self-attention is the special case** in which the context is the sequence itself:
 
 # %%
-for with_itself, alone in zip(ma.project_qkv(X, W_Q, W_K, W_V, context=X), ma.project_qkv(X, W_Q, W_K, W_V), strict=True):
-    np.testing.assert_array_equal(with_itself, alone)
+with_itself, alone = ma.project_qkv(X, W_Q, W_K, W_V, context=X), ma.project_qkv(X, W_Q, W_K, W_V)
+for one, other in zip(with_itself, alone, strict=True):
+    np.testing.assert_array_equal(one, other)
 np.testing.assert_array_equal(layer(X, context=X), layer(X))
 
 # %% [markdown]
 # ## What may differ, and what must agree
 #
-# | may differ | must agree | because |
-# |---|---|---|
-# | N and S, the two lengths | S of keys and values | each key has one value |
-# | E of x and E of the context | D of queries and keys | a score is their product |
-# | D and Dv | E_in of W_Q and E of x; E_in of W_K, W_V and E of the context | a projection is a product |
+# Three pairs of sizes may differ: N and S, the two lengths; E of x and E of the context; D and Dv. Others must agree:
 #
-# Pictures and words of different widths can meet, since each side has its own projection: here three numbers a token.
+# | must agree | because |
+# |---|---|
+# | S of keys and values | each key has one value |
+# | D of queries and keys | a score is their product |
+# | rows of W_Q and E of x; rows of W_K, W_V and E of the context | a projection is a product |
+#
+# So sequences of different widths can meet, words and pictures for example, since each side has its own projection. Here
+# the context has three numbers a token.
 
 # %%
 rng = np.random.default_rng(5)
@@ -138,8 +142,10 @@ for what, attempt in attempts.items():
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 broken = ma.attention_weights(q, k, causal=True)
-ma.plot.heatmap(weights, TOKENS, key_tokens=CONTEXT_TOKENS, title="right: no mask", colorbar=False, ax=axes[0])
-ma.plot.heatmap(broken, TOKENS, key_tokens=CONTEXT_TOKENS, title="broken: causal", mask=ma.masks.causal(), ax=axes[1])
+ma.plot.heatmap(weights, TOKENS, key_tokens=CONTEXT_TOKENS, title="right: no mask",
+                colorbar=False, ax=axes[0])
+ma.plot.heatmap(broken, TOKENS, key_tokens=CONTEXT_TOKENS, title="broken: causal",
+                mask=ma.masks.causal(), ax=axes[1])
 for token, before, after in zip(TOKENS, weights, broken, strict=True):
     print(f"{token:>5}: weight on keys that the mask hides {before[after == 0].sum():.2f}")
 
@@ -156,19 +162,19 @@ for token, before, after in zip(TOKENS, weights, broken, strict=True):
 
 # %%
 mistakes = {
-    "source tokens on the rows": lambda: ma.plot.heatmap(weights, CONTEXT_TOKENS, key_tokens=CONTEXT_TOKENS),
-    "target tokens on the columns": lambda: ma.plot.heatmap(weights, TOKENS, key_tokens=TOKENS),
+    "source tokens on the rows": (CONTEXT_TOKENS, CONTEXT_TOKENS),
+    "target tokens on the columns": (TOKENS, TOKENS),
 }
-for what, draw in mistakes.items():
+for what, (rows, columns) in mistakes.items():
     try:
-        draw()
+        ma.plot.heatmap(weights, rows, key_tokens=columns)
     except ma.MinattnError as error:
         print(f"{what}:\n  {error}\n")
-print("a map turned on its side: row sums", weights.T.sum(axis=1), "instead of", weights.sum(axis=1))
+print("row sums", weights.sum(axis=1), " of the map turned on its side", weights.T.sum(axis=1))
 
 # %% [markdown]
-# With equal lengths nothing can be counted, and only the sums are left to tell: a row of a map sums to 1, and a column does
-# not. Check that first whenever a map comes out of code that is not yours.
+# With equal lengths nothing can be counted, and only the sums are left to tell: a row of a map sums to 1, and a column
+# need not. Check that first whenever a map comes out of code that is not yours.
 #
 # ## The order of the keys does not matter
 #
@@ -178,9 +184,10 @@ print("a map turned on its side: row sums", weights.T.sum(axis=1), "instead of",
 # %%
 order = np.array([3, 0, 4, 2, 1])
 shuffled = ma.attention(*ma.project_qkv(X, W_Q, W_K, W_V, context=CONTEXT[order]))
-print([CONTEXT_TOKENS[s] for s in order], f" largest change of the output: {np.abs(shuffled - out).max():.0e}")
+print([CONTEXT_TOKENS[s] for s in order])
+print(f"largest change of the output: {np.abs(shuffled - out).max():.0e}")
 np.testing.assert_allclose(shuffled, out)
-np.testing.assert_allclose(ma.attention(q[::-1], k, v), out[::-1])    # other order of queries: other order of rows
+np.testing.assert_allclose(ma.attention(q[::-1], k, v), out[::-1])    # queries turned, rows turned
 
 # %% [markdown]
 # So this translator cannot tell "die Katze setzte sich" from "sich setzte Katze die". Word order has to be put in by other
@@ -189,12 +196,12 @@ np.testing.assert_allclose(ma.attention(q[::-1], k, v), out[::-1])    # other or
 # ## Backward: the gradient goes into both sequences
 #
 # Queries carry the gradient to x; keys and values carry it to the context. That is how the reader's mistakes train the
-# encoder. Compare the library's gradient with slopes: nudge each of the 20 numbers of CONTEXT up and down and see how a
+# encoder. Compare the library's gradient with slopes: nudge each number of X and of CONTEXT up and down and see how a
 # loss moves.
 
 # %%
 layer = ma.MultiHeadAttention(W_Q, W_K, W_V, W_O, heads=2)
-dout = rng.standard_normal((4, 4))                                    # gradient of some loss by the layer's output
+dout = rng.standard_normal((4, 4))  # d loss / d output, of some loss
 grads = layer.backward(dout, X, context=CONTEXT)
 
 
@@ -202,12 +209,17 @@ def slope(x, context, which, at, step=1e-6):
     """d loss / d one number, from two runs of the forward."""
     nudge = np.zeros_like(which)
     nudge[at] = step
-    up, down = ((x + s * nudge, context) if which is x else (x, context + s * nudge) for s in (1, -1))
-    return ((layer(up[0], context=up[1]) - layer(down[0], context=down[1])) * dout).sum() / (2 * step)
+    if which is x:
+        change = layer(x + nudge, context=context) - layer(x - nudge, context=context)
+    else:
+        change = layer(x, context=context + nudge) - layer(x, context=context - nudge)
+    return (change * dout).sum() / (2 * step)
 
 
 for name, which, grad in [("x", X, grads.dx), ("context", CONTEXT, grads.dcontext)]:
-    measured = np.array([slope(X, CONTEXT, which, at) for at in np.ndindex(which.shape)]).reshape(which.shape)
+    measured = np.zeros_like(which)
+    for at in np.ndindex(which.shape):
+        measured[at] = slope(X, CONTEXT, which, at)
     print(f"d{name:8} {grad.shape}, largest {np.abs(grad).max():.2f}, "
           f"largest difference from the slopes {np.abs(grad - measured).max():.0e}")
     np.testing.assert_allclose(grad, measured, atol=1e-8)
@@ -238,11 +250,11 @@ own, lse_own = ma.attention(reader, two.k[:, cut:], two.v[:, cut:], causal=True,
 # %%
 joined, lse = ma.merge(crossing, lse_crossing, own, lse_own)
 whole, model_weights = ma.attention(two.q, two.k, two.v, causal=True, return_weights=True)
-print("largest difference from attention in one piece:", f"{np.abs(joined - whole[:, cut:]).max():.0e}")
+print(f"largest difference from attention in one piece: {np.abs(joined - whole[:, cut:]).max():.0e}")
 np.testing.assert_allclose(joined, whole[:, cut:], atol=1e-5)
-np.testing.assert_allclose(model_weights, two.weights, atol=2e-3)     # and those are the weights that the model used
+np.testing.assert_allclose(model_weights, two.weights, atol=2e-3)     # what the model itself used
 
-share = np.exp(lse_crossing - lse)                                    # (H, N): what goes to the first sentence
+share = np.exp(lse_crossing - lse)                                    # (H, N), to the first sentence
 cross_weights = ma.attention_weights(reader, two.k[:, :cut])          # (H, N, S), rows sum to 1
 np.testing.assert_allclose(share[..., None] * cross_weights, model_weights[:, cut:, :cut], atol=1e-5)
 
@@ -251,21 +263,24 @@ np.testing.assert_allclose(share[..., None] * cross_weights, model_weights[:, cu
 # block of all nine heads, times its share: rows sum to what the reader gives to the first sentence. Look at the row of "it".
 
 # %%
-axes = ma.plot.heads(share[..., None] * cross_weights, two.tokens[cut:], key_tokens=two.tokens[:cut], columns=5,
-                     titles=[f"13.{h}" for h in range(9)])
+axes = ma.plot.heads(share[..., None] * cross_weights, two.tokens[cut:], key_tokens=two.tokens[:cut],
+                     columns=5, titles=[f"13.{h}" for h in range(9)])
 
 # %%
 it = two.tokens[cut:].index(" it")
 for h in range(9):
     best = cross_weights[h, it].argmax()
-    print(f"13.{h}: 'it' gives {share[h, it]:.2f} to the first sentence, most of it to {two.tokens[best]!r} "
-          f"({share[h, it] * cross_weights[h, it, best]:.2f} of all)")
+    most = share[h, it] * cross_weights[h, it, best]
+    print(f"13.{h}: 'it' gives {share[h, it]:.2f} to the first sentence, "
+          f"{most:.2f} of it to {two.tokens[best]!r}")
+    assert most > share[h, it] / 2
 assert cross_weights[:, it].argmax(axis=-1).tolist() == [0] * 8 + [two.tokens.index(" cat")]
 
 # %% [markdown]
-# Head 13.8, the current-subject head of lesson 04, reaches across the full stop and finds "cat". In all others "it" rests
-# on the first token. So a decoder-only model reads its prompt by a block that *is* cross-attention; what it lacks is a second set
-# of weights for it. Nothing here translates: that is a map of one sentence pair, in one layer.
+# Head 13.8, the current-subject head of lesson 04, reaches across the full stop and finds "cat". In the others, what
+# "it" gives to the first sentence goes mostly to its first token. So a decoder-only model reads its prompt by a block
+# that *is* cross-attention; what it lacks is a second set of weights for it. Nothing here translates, and this is one
+# pair of sentences, in one layer.
 #
 # ## What it costs
 #
@@ -297,8 +312,12 @@ def kept():
 np.testing.assert_allclose(anew(), kept(), atol=1e-5)
 for name, run, times in [("projected anew", anew, steps), ("kept", kept, 1)]:
     print(f"{name:15} {4 * times * S * E * E / 1e9:6.3f} GFLOP for keys and values, "
-          f"{4 * steps * S * E / 1e9:.3f} for scores and sums, {1000 * course.seconds(run):6.1f} ms here")
-print(f"what is kept: {2 * S * E * 4:,} bytes a layer, and it does not grow while the decoder writes")
+          f"{4 * steps * S * E / 1e9:.3f} for scores and sums, "
+          f"{1000 * course.seconds(run):6.1f} ms here")
+print(f"what is kept: {2 * S * E * 4:,} bytes a layer; it does not grow while the decoder writes")
+
+# %% [markdown]
+# The time falls by less than the operations: what remains is mostly the 32 calls of attention, each for a single query.
 
 # %% [markdown]
 # ## Exercises
@@ -314,14 +333,16 @@ def check_cross(fn):
     rng = np.random.default_rng(6)
     for N, S, E, E_context, D, Dv in [(3, 5, 4, 2, 7, 3), (6, 2, 3, 5, 1, 4)]:
         x, y = rng.standard_normal((N, E)), rng.standard_normal((S, E_context))
-        w_q, w_k, w_v = (rng.standard_normal(shape) for shape in [(E, D), (E_context, D), (E_context, Dv)])
-        got, want = fn(x, y, w_q, w_k, w_v), ma.attention(*ma.project_qkv(x, w_q, w_k, w_v, context=y))
+        w_q, w_k = rng.standard_normal((E, D)), rng.standard_normal((E_context, D))
+        w_v = rng.standard_normal((E_context, Dv))
+        got = fn(x, y, w_q, w_k, w_v)
+        want = ma.attention(*ma.project_qkv(x, w_q, w_k, w_v, context=y))
         if got is None:
             return "fill in the blank"
         if np.shape(got) != (N, Dv):
-            return f"the shape is {np.shape(got)}; one row for each token that asks would be {(N, Dv)}"
+            return f"the shape is {np.shape(got)}; one row for each token that asks is {(N, Dv)}"
         if not np.allclose(got, want):
-            return "the right shape, the wrong numbers: is the scale 1/sqrt(D), and the softmax along the keys?"
+            return "the right shape, the wrong numbers: scale 1/sqrt(D)? softmax along the keys?"
     return "pass"
 
 
@@ -349,14 +370,14 @@ print(check_cross(my_cross))
 
 # %%
 def my_mask():
-    return None                                                       # a mask from ma.masks
+    return None                                             # a mask from ma.masks
 
 
 def check_mask(fn):
     mask = fn()
     if mask is None:
         return "fill in the blank"
-    contexts = np.stack([CONTEXT, CONTEXT[::-1]])[:, None]            # (B, 1, S, E): the 1 is the head axis
+    contexts = np.stack([CONTEXT, CONTEXT[::-1]])[:, None]  # (B, 1, S, E): the 1 is the head axis
     xs = np.stack([X, X])[:, None]
     got = ma.attention(xs @ W_Q, contexts @ W_K, contexts @ W_V, mask=mask)
     alone = [ma.attention(X @ W_Q, c @ W_K, c @ W_V) for c in (CONTEXT, CONTEXT[::-1][:3])]
@@ -390,8 +411,8 @@ print(check_mask(my_mask))
 #
 # <details><summary>Answer</summary>
 #
-# Sum along each axis. The sums that are all 1 are those of the queries' rows. (With masked rows or a learned sink a query's
-# sum may be below 1, but never above.)
+# Sum along each axis. The sums that are all 1 are those of the queries' rows. (The row of a query that may look at
+# nothing sums to 0; no row sums to more than 1.)
 #
 # </details>
 #
@@ -404,8 +425,8 @@ print(check_mask(my_mask))
 #
 # </details>
 #
-# **3.** The gradient by CONTEXT was checked above. Through which of Q, K and V does it come, and through which does the one
-# by X come?
+# **3.** The gradient with respect to CONTEXT was checked above. Through which of Q, K and V does it come, and through
+# which does the one with respect to X come?
 #
 # <details><summary>Answer</summary>
 #
