@@ -23,8 +23,10 @@ def test_the_ten_lines_run(capsys):
 def test_the_real_model_lines_run(need_weights, capsys):
     need_weights()
     names = {}
-    exec(compile(CODE[1], "README.md", "exec"), names)
-    assert abs(names["weights"][13, 8, 8, 2] - 0.80) < 0.01           # what the picture's caption says
+    for code in CODE[:2]:                                             # the second block goes on where the first ends
+        exec(compile(code, "README.md", "exec"), names)
+    it, cat = (names["m"].tokenizer.tokens(names["ids"]).index(word) for word in ("·it", "·cat"))
+    assert abs(names["weights"][13, 8, it, cat] - 0.80) < 0.01        # what the picture's caption says
     assert capsys.readouterr().out.strip()
 
 
