@@ -14,8 +14,8 @@
 # %% [markdown]
 # ## The question
 #
-# "the cat sat" and "sat the cat" hold the same words. Lesson 05 ended on a warning: shuffle the keys with their values, and
-# attention gives the same output. So where does a model get the order from?
+# "the cat sat" and "sat the cat" hold the same words. Shuffle the keys with their values, and attention gives the same
+# output (lesson 05). So where does a model get the order from?
 #
 # The course's vectors once more, one head, N = 4, D = 4.
 
@@ -57,8 +57,9 @@ print(layer(X))
 # %%
 twice = X[[0, 1, 2, 0]]
 q, k, v = ma.project_qkv(twice, W_Q, W_K, W_V)
-print("row 0", layer(twice)[0], " row 3", layer(twice)[3], " weights of 'cat'", ma.attention_weights(q, k)[1])
-assert np.array_equal(layer(twice)[0], layer(twice)[3])
+print("row 0", layer(twice)[0], " row 3", layer(twice)[3])
+print("weights of 'cat'", ma.attention_weights(q, k)[1])
+np.testing.assert_allclose(layer(twice)[0], layer(twice)[3])
 
 # %% [markdown]
 # ## A bag of words
@@ -71,7 +72,8 @@ for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
     scores = np.array([q[2] @ k[s] / np.sqrt(4) for s in order])
     weights = np.exp(scores) / np.exp(scores).sum()
     out = sum(weight * v[s] for weight, s in zip(weights, order, strict=True))
-    print(" ".join(f"{TOKENS[s]} {w:.2f}  " for s, w in zip(order, weights, strict=True)), " output", out)
+    shares = [f"{TOKENS[s]} {w:.2f}" for s, w in zip(order, weights, strict=True)]
+    print("   ".join(shares), "  output", out)
     np.testing.assert_allclose(out, layer(X)[2])
 
 # %% [markdown]
@@ -80,17 +82,18 @@ for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
 
 # %%
 order = np.array([3, 1, 0, 2])
-print("no mask, largest difference:", f"{np.abs(layer(X[order]) - layer(X)[order]).max():.0e}")
-print("causal, largest difference: ", f"{np.abs(layer(X[order], causal=True) - layer(X, causal=True)[order]).max():.2f}")
+for causal in (False, True):
+    difference = layer(X[order], causal=causal) - layer(X, causal=causal)[order]
+    print(f"causal={causal!s:5}  largest difference {np.abs(difference).max():.2g}")
 np.testing.assert_allclose(layer(X[order]), layer(X)[order])
 
 early = np.array([1, 2, 0, 3])                                        # other order before "down"
 np.testing.assert_allclose(layer(X[early], causal=True)[3], layer(X, causal=True)[3])
 
 # %% [markdown]
-# A causal mask says *which* tokens came before, and nothing about *their* order: the last line checks that "down" gets the
-# same output after "the cat sat" and after "cat sat the". (Stacked layers can count what each token could see, so some order
-# does seep through. It is a weak signal, as a real model will show below.)
+# A causal mask says *which* tokens came before, and nothing about *their* order: the last line checks that "down" gets
+# the same output after "the cat sat" and after "cat sat the". (With a second layer some order does seep through: it
+# reads rows that were made from what each token could see, and these change with the order.)
 #
 # There are two places to put positions in: into the vectors before the projections, or into the scores.
 #
@@ -102,28 +105,32 @@ np.testing.assert_allclose(layer(X[early], causal=True)[3], layer(X, causal=True
 # %%
 E, base, position, row = 4, 10_000.0, 2, []
 for pair in range(E // 2):
-    frequency = base ** (-2 * pair / E)                               # 1 for the first pair, 0.01 for the second
+    frequency = base ** (-2 * pair / E)  # 1 for the first pair, 0.01 for the second
     row += [np.sin(position * frequency), np.cos(position * frequency)]
-    print(f"pair {pair}: frequency {frequency:.2f}, angle {position * frequency:.2f}, sin {row[-2]:.2f}, cos {row[-1]:.2f}")
+    print(f"pair {pair}: frequency {frequency:.2f}, angle {position * frequency:.2f}, "
+          f"sin {row[-2]:.2f}, cos {row[-1]:.2f}")
 np.testing.assert_allclose(ma.positions.sinusoidal(np.array([2]), 4)[0], row)
 
 placed = twice + ma.positions.sinusoidal(np.arange(4), 4)
 print("'the' at 0 and at 3 now give", layer(placed)[0], "and", layer(placed)[3])
 
 # %% [markdown]
-# Look at the left picture like at the hands of many clocks: the columns on the left turn fast and tell neighbours apart,
-# those on the right turn slowly and tell near from far. On the right is the dot product of two rows. It depends on the
-# distance of the two positions alone, is largest at distance 0, and falls, with ripples.
+# Read each row of the left picture as the hands of many clocks: those on the left turn fast and tell neighbours apart,
+# those on the right turn slowly and tell distant places apart. On the right is the dot product of two rows. It depends
+# on the distance between the two positions alone, is largest at distance 0, and falls, with ripples.
 
 # %%
 table = ma.positions.sinusoidal(np.arange(128), 64)                   # (N, E)
 fig, axes = plt.subplots(1, 2, figsize=(9.4, 3.9), layout="constrained")
-image = axes[0].imshow(table, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", aspect="auto")
+image = axes[0].imshow(table, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest",
+                       aspect="auto")
 axes[0].set(xlabel="channel", ylabel="position", title="sinusoids, E = 64")
-fig.colorbar(image, ax=axes[0])
+fig.colorbar(image, ax=axes[0], label="value")
 for anchor, colour, width in [(20, "#d3d3d3", 6), (64, "#35b779", 3), (100, "#440154", 1)]:
-    axes[1].plot(np.arange(128) - anchor, table @ table[anchor], colour, linewidth=width, label=f"position {anchor}")
-axes[1].set(xlabel="distance", ylabel="dot product of two rows", title="it depends on the distance alone", ylim=0)
+    axes[1].plot(np.arange(128) - anchor, table @ table[anchor], colour, linewidth=width,
+                 label=f"position {anchor}")
+axes[1].set(xlabel="distance", ylabel="dot product of two rows", ylim=0,
+            title="it depends on the distance alone")
 axes[1].legend()
 products = table @ table.T
 for distance in (1, 10, 50):
@@ -151,9 +158,10 @@ print(f"GPT-2: {rows * width:,} parameters in the table")
 # %% [markdown]
 # ## 3. RoPE: turn queries and keys
 #
-# Rotary position embedding puts the position into the score. Take two numbers of a query as a point in the plane, and turn
-# it by an angle that grows with the position; do the same to keys. A turn keeps lengths. And the dot product of two arrows
-# depends on the angle *between* them, so if both are turned further by the same amount, it stays.
+# Rotary position embedding puts the position into the score. Take two numbers of a query as a point in the plane, and
+# turn it by an angle that grows with the position; do the same to keys. A turn keeps lengths. And the dot product of two
+# arrows depends on their lengths and the angle *between* them, so if both are turned further by the same amount, it
+# stays.
 #
 # One pair by hand: the first two numbers of the query of "sat" and of the key of "cat", one radian a position.
 
@@ -167,7 +175,8 @@ arrow_q, arrow_k = q[2, :2], k[1, :2]
 print("query", arrow_q, " key", arrow_k)
 for m, n in [(2, 1), (3, 2), (101, 100), (3, 1), (9, 7)]:
     here, there = turn(arrow_q, m * 1.0), turn(arrow_k, n * 1.0)
-    print(f"query at {m:3}, key at {n:3}, distance {m - n}: length {np.hypot(*here):.2f}, score {here @ there:6.2f}")
+    print(f"query at {m:3}, key at {n:3}, distance {m - n}: "
+          f"length of the query {np.hypot(*here):.2f}, score {here @ there:6.2f}")
 
 # %% [markdown]
 # Equal distances, equal scores. In the picture look at the angle between the dark and the light arrow of each panel: both
@@ -176,7 +185,8 @@ for m, n in [(2, 1), (3, 2), (101, 100), (3, 1), (9, 7)]:
 # %%
 fig, axes = plt.subplots(1, 4, figsize=(9.4, 2.7), layout="constrained", sharex=True, sharey=True)
 for n, ax in enumerate(axes):
-    for arrow, at, colour, name in [(arrow_q, n + 1, "#440154", "query"), (arrow_k, n, "#35b779", "key")]:
+    for arrow, at, colour, name in [(arrow_q, n + 1, "#440154", "query"),
+                                    (arrow_k, n, "#35b779", "key")]:
         tip = turn(arrow, at * 1.0)
         ax.annotate("", tip, (0, 0), arrowprops={"color": colour, "width": 1.5, "headwidth": 7})
         ax.text(*(tip * 1.45), name, color=colour, ha="center", va="center", fontsize=8)
@@ -186,8 +196,9 @@ axes[0].set_ylabel("second number")
 fig.supxlabel("first number", fontsize=10);
 
 # %% [markdown]
-# A head has D numbers, that is D/2 pairs, and as with the sinusoids each pair turns at its own speed,
-# $f_p = \theta^{-2p/D}$ with $\theta = 10{,}000$. In a loop over pairs, and then the library's function:
+# A head has D numbers, that is D/2 pairs, and as with the sinusoids each pair turns at its own speed, $f_p =
+# \theta^{-2p/D}$ with $\theta = 10{,}000$. (The paper calls these speeds $\theta_i$; here, as in the settings of real
+# models, $\theta$ is the base.) In a loop over pairs, and then the library's function:
 
 # %%
 theta, positions = 10_000.0, np.arange(4)
@@ -212,45 +223,48 @@ for layout in ("interleaved", "half"):
 #
 # ## Two layouts
 #
-# Which two of the D numbers form a pair? The paper takes neighbours, (0, 1), (2, 3), ...: **interleaved**. Many programs take
-# (0, D/2), (1, D/2 + 1), ...: **half**. Both have every property above. To see the pairs, turn each unit vector and look at
-# where it goes: cells off the diagonal join the two channels of a pair.
+# Which two of the D numbers form a pair? The paper takes neighbours, (0, 1), (2, 3), and so on: **interleaved**. Many
+# programs take (0, D/2), (1, D/2 + 1), and so on: **half**. Both have every property above. To see the pairs, turn each
+# unit vector and look at where it goes: cells off the diagonal join the two channels of a pair.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.5), layout="constrained")
 for ax, layout in zip(axes, ("interleaved", "half"), strict=True):
-    rotation = ma.rope(np.eye(8), np.ones(8, dtype=int), layout=layout, theta=10.0)     # row c: where channel c goes
+    rotation = ma.rope(np.eye(8), np.ones(8, dtype=int), layout=layout, theta=10.0)
     image = ax.imshow(rotation, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     ax.set(title=layout, xlabel="channel after", xticks=range(8), yticks=range(8))
-    partner = [int(np.flatnonzero((row != 0) & (np.arange(8) != c))[0]) for c, row in enumerate(rotation)]
-    print(f"{layout:12} pairs {sorted({tuple(sorted(pair)) for pair in enumerate(partner)})}")
+    pairs = [tuple(np.flatnonzero(row).tolist()) for row in rotation]    # a channel and its partner
+    print(f"{layout:12} pairs {sorted(set(pairs))}")
 axes[0].set_ylabel("channel before")
-fig.colorbar(image, ax=axes);
+fig.colorbar(image, ax=axes, label="share of the channel before");
 
 # %% [markdown]
-# Weights trained with one layout can be used with the other after their columns have been put in the other order, within
-# each head. Then every score is the same. What must not happen is a change of one without the other:
+# Weights trained with one layout can be used with the other once the columns of W_Q and W_K have been reordered within
+# each head: every score is the same. Changing one without the other is the mistake:
 
 # %%
 def scores(layout, w_q, w_k):
     """X's scores with RoPE in a layout, one head of D = 4."""
-    return ma.rope(X @ w_q, np.arange(4), layout=layout) @ ma.rope(X @ w_k, np.arange(4), layout=layout).T
+    q, k = (ma.rope(X @ w, np.arange(4), layout=layout) for w in (w_q, w_k))
+    return q @ k.T
 
 
 half_q, half_k = (ma.positions.change_layout(w, 1, to="half") for w in (W_Q, W_K))
 right = scores("interleaved", W_Q, W_K)
 np.testing.assert_allclose(scores("half", half_q, half_k), right)
 wrong = scores("half", W_Q, W_K)
-print("columns of a head, reordered:", ma.positions.change_layout(np.arange(4.0)[None], 1, to="half")[0])
+reordered = ma.positions.change_layout(np.arange(4.0)[None], 1, to="half")[0]
+print("columns of a head, reordered:", reordered.astype(int))
 print("scores of 'sat', right layout", right[2], " wrong layout", wrong[2])
-assert np.allclose(np.diag(wrong), np.diag(right))                    # distance 0: no turn, so no difference
+assert np.allclose(np.diag(wrong), np.diag(right))  # distance 0: no turn, so no difference
 
 # %% [markdown]
 # ## The real thing, built broken
 #
-# GGUF files of Llamas store Q and K weights in the order for interleaved RoPE, Hugging Face checkpoints of the same models
-# in the order for half. Whoever reads one with the code for the other gets a model that runs. Here is SmolLM2 under all four
-# pairings, and with the rotation switched off, on a paragraph of some 130 tokens. This is the function that changes it:
+# GGUF files of Llama-like models store Q and K weights in the order for interleaved RoPE, Hugging Face checkpoints of
+# the same models in the order for half. Whoever reads one with the code for the other gets a model that runs. Here is
+# SmolLM2 under all four pairings, and with the rotation switched off, on a paragraph of some 130 tokens. This is the
+# function that changes it:
 
 # %%
 print(inspect.getsource(course.turned))
@@ -259,7 +273,8 @@ print(inspect.getsource(course.turned))
 layouts = course.real("layouts")
 print(f"{'':24} perplexity   'The capital of France is' continues with")
 for name, perplexity, guess in zip(layouts.names, layouts.perplexity, layouts.guess, strict=True):
-    print(f"{name:24} {perplexity:10.1f}   {guess!r}   ({perplexity / layouts.perplexity[0]:.1f} times the right one)")
+    ratio = perplexity / layouts.perplexity[0]
+    print(f"{name:24} {perplexity:10.1f}   {guess!r}   ({ratio:.1f} times the first perplexity)")
 
 fig, ax = plt.subplots(figsize=(7.2, 2.2), layout="constrained")
 ax.barh(layouts.names, layouts.perplexity, color=["#35b779"] * 2 + ["#440154"] * 2 + ["#7d828c"])
@@ -267,13 +282,13 @@ ax.invert_yaxis()
 ax.set(xlabel="perplexity on a paragraph (lower is better)");
 
 # %% [markdown]
-# Perplexity is $e^{\text{loss}}$: how many tokens the model hesitates between, on average. The two right pairings agree. The
-# two wrong ones are about five times as high, though all five say " Paris": one greedy answer is no test of a model. Measure
-# the loss on a text, or compare logits.
+# Perplexity is $e^{\text{loss}}$: the model is as unsure as if it had to guess among that many tokens. The two right
+# pairings agree. The two wrong ones are about five times as high, though all five say " Paris": one greedy answer is no
+# test of a model. Measure the loss on a text, or compare logits.
 #
-# The last line is what is left without any rotation, with the causal mask as the only source of order, in a model that was
-# trained with RoPE. It is the worst, and it still is no random guess. (A model *trained* without positions is another
-# matter; Kazemnejad et al. 2023 study such models.)
+# The last line is what is left without any rotation, with the causal mask as the only source of order, in a model that
+# was trained with RoPE. It is the worst, and still far from a blind guess among all 49,152 tokens. (A model *trained*
+# without positions is another matter; Kazemnejad et al. 2023 study such models.)
 
 # %%
 best, same, *broken, nothing = layouts.perplexity
@@ -285,13 +300,14 @@ assert set(layouts.guess) == {" Paris"}
 # %% [markdown]
 # ## Stretching RoPE
 #
-# A pair repeats after $2\pi/f_p$ positions, its wavelength. Pairs whose wavelength is longer than the trained length never
-# made a full turn in training: beyond that length they reach angles that the model has not seen. Llama 3.1 therefore
-# divides the frequencies of the slow pairs by 8, keeps the fast ones, and blends in between. Look for the two lines to part.
+# A pair repeats after $2\pi/f_p$ positions, its wavelength. Pairs whose wavelength is longer than the trained length
+# never made a full turn in training: beyond that length they reach angles that the model has not seen. The released code
+# of Llama 3.1 therefore divides the frequencies of the slow pairs by 8, keeps the fast ones, and blends in between. Look
+# where the two curves part.
 
 # %%
-scaling = ma.positions.Llama3Scaling()                                # factor 8, trained on 8192 positions at first
-before = ma.positions.rope_frequencies(128, 500_000.0)                # D = 128, Llama 3.1's theta
+scaling = ma.positions.Llama3Scaling()                  # factor 8, first trained on 8192 positions
+before = ma.positions.rope_frequencies(128, 500_000.0)  # D = 128, Llama 3.1's theta
 after = ma.positions.rope_frequencies(128, 500_000.0, scaling)
 fig, ax = plt.subplots(figsize=(7.2, 3.4), layout="constrained")
 ax.semilogy(2 * np.pi / before, "o", markersize=3, color="#7d828c", label="RoPE")
@@ -302,21 +318,24 @@ for length, name in [(8192, "above 8192: frequency divided by 8"), (8192 / 4, "b
 ax.set(xlabel="pair p", ylabel="wavelength in positions")
 ax.legend(loc="lower right")
 ratio = before / after
-print(f"of {len(ratio)} pairs {np.isclose(ratio, 1).sum()} are kept, {np.isclose(ratio, 8).sum()} divided by 8, "
-      f"{(~np.isclose(ratio, 1) & ~np.isclose(ratio, 8)).sum()} in between")
+kept, divided = np.isclose(ratio, 1).sum(), np.isclose(ratio, 8).sum()
+print(f"of {len(ratio)} pairs {kept} are kept, {divided} divided by 8, "
+      f"{len(ratio) - kept - divided} in between")
 
 # %% [markdown]
 # ## 4. ALiBi: a penalty on distance
 #
-# The plainest of all: subtract from each score the distance, times a slope that each head has for itself, and add nothing to
+# The plainest of all: subtract from each score the distance times a slope, one slope for each head, and add nothing to
 # the vectors. No training, no angles. Head 0 of eight sees little beyond its neighbours, head 7 nearly everything. As a
-# `score_mod` it is one line, and the same as adding the bias as an array:
+# `score_mod`, a function that `ma.attention` calls with each score and its batch row b, head h, query i and key j, it is
+# one line, and the same as adding the penalty as an array (`bias`):
 
 # %%
 slopes = ma.positions.alibi_slopes(8)
 print("slopes", ", ".join(f"1/{1 / slope:.0f}" for slope in slopes))
 q8, k8, v8 = rng.standard_normal((3, 8, 12, 16))                      # H = 8, N = S = 12, D = 16
-one_line = ma.attention(q8, k8, v8, causal=True, score_mod=lambda s, b, h, i, j: s - slopes[h] * (i - j))
+one_line = ma.attention(q8, k8, v8, causal=True,
+                        score_mod=lambda s, b, h, i, j: s - slopes[h] * (i - j))
 bias = ma.positions.alibi_bias(slopes, np.arange(12), np.arange(12))  # (H, N, S)
 np.testing.assert_allclose(one_line, ma.attention(q8, k8, v8, causal=True, bias=bias))
 print("bias of head 0, last row", bias[0, -1])
@@ -335,7 +354,8 @@ ax.legend(fontsize=8, bbox_to_anchor=(1, 1));
 zero = np.zeros_like(q8)
 weights = ma.attention_weights(zero, k8, causal=True, bias=bias)
 shown = [0, 1, 3, 7]
-ma.plot.heads(weights[shown], mask=ma.masks.causal(), titles=[f"head {h}: slope 1/{1 / slopes[h]:.0f}" for h in shown]);
+ma.plot.heads(weights[shown], mask=ma.masks.causal(),
+              titles=[f"head {h}: slope 1/{1 / slopes[h]:.0f}" for h in shown]);
 
 # %% [markdown]
 # ## Which one when
@@ -347,31 +367,35 @@ ma.plot.heads(weights[shown], mask=ma.masks.causal(), titles=[f"head {h}: slope 
 # | RoPE | q and k, in every layer | defined; slow pairs reach unseen angles, hence stretching | none | Llama, SmolLM2 |
 # | ALiBi | scores, in every layer | defined; the penalty just goes on | none | BLOOM |
 #
-# For a new language model take RoPE: scores depend on distance, keys can be cached once turned, and there are known ways to
-# stretch it. Take ALiBi where inputs at test time are longer than in training and what matters is near (that it extrapolates
-# is the paper's finding, not measured here). A learned table does where the length is fixed, as for the patches of an image.
-# And take nothing where order means nothing, as in a set of points.
+# For a new language model take RoPE: scores depend on distance, keys can be cached once turned, and there are known ways
+# to stretch it. Take ALiBi where inputs at test time are longer than in training and what matters is near (that it
+# extrapolates is the paper's finding, not measured here). A learned table will do where the length is fixed, as for the
+# patches of an image. And take nothing where order means nothing, as in a set of points.
 #
 # ## What it costs
 #
-# Per token and head: RoPE takes 6 operations a pair, 3D in all, for a query and the same for a key. A projection takes 2ED.
-# In operations RoPE is next to nothing. In time it is not, in NumPy: it reads and writes every number several times, and
-# computes sines and cosines. ALiBi adds N x S numbers for each head.
+# Per token and head: RoPE takes 6 operations a pair, 3D in all, for a query and the same for a key. A projection takes
+# 2ED. In operations RoPE is next to nothing. In time it is not, in NumPy: it reads and writes every number several
+# times, and computes sines and cosines. ALiBi adds N x S numbers for each head. (The counts below leave out sines and
+# cosines.)
 
 # %%
-H, N, D = 9, 512, 64                                                  # queries of one layer of SmolLM2, 512 tokens
+H, N, D = 9, 512, 64  # queries of one layer of SmolLM2, 512 tokens
 x = rng.standard_normal((N, H * D), dtype=np.float32)
 w = rng.standard_normal((H * D, H * D), dtype=np.float32)
 queries, at = ma.split_heads(x, H), np.arange(N)
-all_scores, penalty = np.zeros((H, N, N), np.float32), ma.positions.alibi_bias(slopes[:1], at, at).astype(np.float32)
+all_scores = np.zeros((H, N, N), np.float32)
+penalty = ma.positions.alibi_bias(slopes[:1], at, at).astype(np.float32)
 work = {
     "projection to q": (2 * N * (H * D) ** 2, lambda: x @ w),
     "RoPE on q": (3 * N * H * D, lambda: ma.rope(queries, at, layout="interleaved")),
-    "sinusoids, made and added": (N * H * D, lambda: x + ma.positions.sinusoidal(at, H * D).astype(np.float32)),
+    "sinusoids, made and added": (
+        N * H * D, lambda: x + ma.positions.sinusoidal(at, H * D).astype(np.float32)),
     "ALiBi, added": (H * N * N, lambda: all_scores + penalty),
 }
 for name, (operations, run) in work.items():
-    print(f"{name:26} {operations / 1e6:8.1f} million operations {1000 * course.seconds(run, 5):7.2f} ms here")
+    print(f"{name:26} {operations / 1e6:8.1f} million operations "
+          f"{1000 * course.seconds(run, 5):7.2f} ms here")
 
 # %% [markdown]
 # ## Exercises
@@ -380,7 +404,7 @@ for name, (operations, run) in work.items():
 
 # %%
 def my_rope(x, positions, theta=10_000.0):
-    return None                                                       # your lines: x (N, D) to (N, D)
+    return None  # your lines: x (N, D) to (N, D)
 
 
 def check_rope(fn):
@@ -430,7 +454,7 @@ print(check_rope(my_rope))
 
 # %%
 def my_mod(s, b, h, i, j):
-    return None                                                       # your line; slopes[h] is the head's slope
+    return None  # your line; slopes[h] is the head's slope
 
 
 def check_mod(fn):
@@ -483,12 +507,13 @@ print(check_mod(my_mod))
 #
 # </details>
 #
-# **3.** Why can a KV cache hold keys that are already turned?
+# **3.** A program that writes a text keeps the keys of earlier tokens, a KV cache (lesson 07). Why can it keep them
+# already turned?
 #
 # <details><summary>Answer</summary>
 #
-# A key is turned by its own position, which does not change when further tokens arrive. Only a cache that moves tokens to
-# other positions has to keep them unturned.
+# A key is turned by its own position, which does not change when further tokens arrive. Only a program that moves tokens
+# to other positions has to keep them unturned.
 #
 # </details>
 #
