@@ -11,7 +11,7 @@ from .whole import write_whole
 MOST_TOKENS = 64                                                      # 270 maps of 64 x 64 make a page of 1.5 MB
 SHOWN = 9
 ALIKE = 0.8                                                           # cosine between two maps that show the same thing
-NOTE = "SmolLM2-135M-Instruct, 4-bit weights; each row is a token that looks, each column a token looked at."
+NOTE = "SmolLM2-135M-Instruct, 4-bit weights; each row is a token that looks, each column a token looked at; · is a space."
 
 
 def add(commands):
@@ -39,7 +39,7 @@ def run(options):
         raise OptionError(f"the sentence has {len(ids)} tokens; at most {MOST_TOKENS} can be read in a picture")
     weights = model.forward(ids, return_weights=True)[1]              # (layers, H, N, N)
     chosen = choose(weights, options.layer, options.head)
-    tokens = [model.tokenizer.decode([token]) for token in ids]
+    tokens = model.tokenizer.tokens(ids)
     files = {".png": picture(weights, tokens, chosen), ".html": explore(weights, tokens, chosen, options.sentence)}
     for path, replaced in write(options.out.expanduser(), file_name(options.sentence), files):
         print(f"{path}{' (in place of an earlier one)' if replaced else ''}")

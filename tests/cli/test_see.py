@@ -15,8 +15,8 @@ class Words:
         self.words = text.split()
         return list(range(len(self.words)))
 
-    def decode(self, ids):
-        return " ".join(self.words[i] for i in ids)
+    def tokens(self, ids):
+        return [self.words[i] for i in ids]
 
 
 @pytest.fixture
