@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 00 A sentence through a model
 #
-# 15 minutes. Difficulty: easy. Read before: nothing. You need Python, NumPy slices and the matrix product.
+# 15 minutes · difficulty: easy · read before: nothing; you need Python, NumPy slices and the matrix product
 #
 # You will be able to
 #
@@ -16,8 +16,8 @@
 # > The cat sat on the mat because it was tired
 #
 # Who was tired? You went back from *it* to *cat* without noticing. A language model has to do the same with numbers. It
-# holds one vector for each word, and the vector of *it* starts out the same in every sentence there is. To learn
-# anything about this sentence, it has to look at the other words. **Attention is how it looks.**
+# holds one vector for each word, and the vector of *it* starts out the same in every sentence there is. To take up
+# anything of this sentence, that vector has to look at the other words. **Attention is how it looks.**
 #
 # We follow this one sentence through a real model, SmolLM2: 135 million trained parameters, run here in plain NumPy.
 
@@ -33,7 +33,7 @@ s = course.real("sentence")
 print(f"computed now by {m}" if m else "read from the stored maps")
 
 # %% [markdown]
-# `s` holds everything that we look at on the way. It is made by the function `sentence` in [course.py](course.py), or, where
+# `s` holds everything that we look at on the way. It is made by the function `sentence` in [recipes.py](recipes.py), or, where
 # the model's weights are not at hand, read from a file that this function wrote.
 
 # %% [markdown]
@@ -72,7 +72,8 @@ config = LlamaConfig.smollm2()
 N, E = s.embedded.shape
 table = config.vocab * config.dim
 print(f"N = {N}, E = {E}")
-print(f"the table holds {table:,} of {config.n_parameters:,} parameters: {table / config.n_parameters:.0%}")
+share = table / config.n_parameters
+print(f"the table holds {table:,} of {config.n_parameters:,} parameters: {share:.0%}")
 print("' it' begins with", s.embedded[s.tokens.index(" it"), :5].round(3))
 
 # %% [markdown]
@@ -90,8 +91,8 @@ print("' it' begins with", s.embedded[s.tokens.index(" it"), :5].round(3))
 # - a **key**: what this token can be found by,
 # - a **value**: what this token hands over when it is looked at.
 #
-# Lesson 01 makes them; here we take those of layer 13 as they come. Both layers and heads are counted from 0, and "13.8"
-# is head 8 of layer 13.
+# Lesson 01 makes them; here we take those of layer 13 as they come (each token's place is already worked into its query
+# and key, lesson 06). Layers and heads are counted from 0, and "13.8" is head 8 of layer 13.
 
 # %%
 print("x  going into layer 13 ", s.x.shape, "   (N, E)")
@@ -101,10 +102,11 @@ print("v  values              ", s.v.shape, " (G, S, D)")
 
 # %% [markdown]
 # H = 9 query heads, and G = 3 heads of keys and values: three query heads share one (lesson 08 says why), so query head 8
-# reads key head 8 // 3 = 2. D = 64 numbers each. There are as many keys as queries here: S = N = 10.
+# reads key head 8 // 3 = 2. Each vector has D = 64 numbers. There are N queries and S keys, here S = N = 10.
 #
-# Now the looking itself, for one query. Compare *it* with the key of every token up to itself, turn the scores into weights
-# that sum to 1 (exponentiate, divide by the sum: a **softmax**), and average the values with these weights.
+# Now the looking itself, for one query. The **score** of a key is its dot product with the query of *it*, divided by
+# $\sqrt{D} = 8$ (lesson 02 says why). Score the key of every token up to *it*, turn the scores into weights that sum to 1
+# (exponentiate, divide by the sum: a **softmax**), and average the values with these weights.
 
 # %%
 it, cat = s.tokens.index(" it"), s.tokens.index(" cat")
@@ -116,12 +118,12 @@ mixed = sum(weight * value for weight, value in zip(weights, values, strict=Fals
 
 for token, score, weight in zip(s.tokens, scores, weights, strict=False):
     print(f"{token:9} score {score:6.2f}   weight {weight:.2f} {'#' * round(40 * weight)}")
-print("\nthe weights sum to", weights.sum().round(6), "and the average of the values has shape", mixed.shape)
+print("\nthe weights sum to", weights.sum().round(6), "and the averaged value has shape", mixed.shape)
 assert abs(weights[cat] - 0.80) < 0.01
 
 # %% [markdown]
-# *it* takes four fifths of what it takes from *cat*. The average, `mixed`, is what head 13.8 has found
-# out for *it*; after one more matrix (lesson 04) it is added to the vector of *it*.
+# Four fifths of the weight go to *cat*. The average, `mixed`, is what head 13.8 has found for *it*; after one more matrix
+# (lesson 04) it is added to the vector of *it*.
 #
 # The library does the same for all heads and all tokens at once:
 
@@ -140,10 +142,11 @@ assert np.allclose(out[8, it], mixed, atol=1e-4)
 # %%
 fig, ax = plt.subplots(figsize=(9, 2.6), layout="constrained")
 for n, token in enumerate(s.tokens):
-    ax.text(n, 0, token.strip(), ha="center", va="top", fontsize=11, color="black" if n <= it else "#999999")
+    color = "black" if n <= it else "#767676"
+    ax.text(n, 0, token.strip(), ha="center", va="top", fontsize=11, color=color)
 ax.text(it, 1.15, "it", ha="center", va="bottom", fontsize=11, weight="bold")
 for n, weight in enumerate(w[8, it, : it + 1]):
-    ax.plot([it, n], [1.05, 0.06], color="#26828e", linewidth=0.4 + 14 * weight, solid_capstyle="round")
+    ax.plot([it, n], [1.05, 0.06], color="#26828e", lw=0.4 + 14 * weight, solid_capstyle="round")
     ax.text(n, -0.22, f"{weight:.2f}", ha="center", va="top", fontsize=9, color="#26828e")
 ax.text(-0.7, 1.15, "the query", va="bottom", fontsize=9)
 ax.text(-0.7, 0, "keys", va="top", ha="right", fontsize=9)
@@ -153,8 +156,8 @@ ax.set_title("head 13.8: what 'it' gets is the values of these tokens, averaged 
 ax.axis("off");
 
 # %% [markdown]
-# The same for every query is a **map**: a row for each query, a column for each key. What to look for: the row *it* holds the
-# numbers of the picture above; every row sums to 1; and the upper right is hatched, because **this model's tokens may look only
+# The same for every query is a **map**: a row for each query, a column for each key. What to look for: the row *it* shows the
+# weights of the picture above; every row sums to 1; and the upper right is hatched, because **this model's tokens may look only
 # at themselves and at what came before**. (It was trained to guess the next word, and must not read it first.)
 
 # %%
@@ -192,8 +195,8 @@ for n, key in [(3, 1), (4, 1), (8, 5)]:
 # - Fourth line: *it* looks at the subject again, now the mat.
 # - Other words than *it*, such as *on* and *the*, look at *cat* too; and *was* looks at *mat*.
 #
-# An honest caption is therefore: **a head that mostly looks at the current subject.** A few sentences show no more than that,
-# and a weight says where a head took something from, not what the model did with it.
+# An honest caption is therefore: **a head that mostly looks at the current subject.** Four sentences cannot show more, and a
+# weight says where a head took something from, not what the model did with it.
 
 # %% [markdown]
 # ## 6. The other 269 heads
@@ -201,17 +204,17 @@ for n, key in [(3, 1), (4, 1), (8, 5)]:
 # 30 layers of 9 heads give 270 maps, and we chose one of them. Where does *it* look on average?
 
 # %%
-tokens, maps = course.maps("cat")                                     # maps: (layers, H, N, S)
+tokens, maps = course.maps("cat")                   # maps: (layers, H, N, S)
 mean = maps[:, :, it].mean(axis=(0, 1))
 most = maps[:, :, it].argmax(axis=-1)
 for n in range(it + 1):
-    print(f"{tokens[n]:9} mean weight {mean[n]:.2f}   looked at most by {(most == n).sum():3} of {most.size} heads")
+    print(f"{tokens[n]:9} mean weight {mean[n]:.2f}   first choice of {(most == n).sum():3} heads")
 assert np.allclose(mean[[0, cat]], [0.48, 0.05], atol=0.01)
 
 # %% [markdown]
-# Almost half of the weight goes to the first token, whatever it is, and a twentieth to *cat*. The weights must sum to 1,
-# so a head that finds nothing must still look somewhere; in this model that place is the first token (lesson 04).
-# What to look for in layer 13: a bright first column in most heads, and head 8, which has a second one.
+# Almost half of the weight goes to the first token, and a twentieth to *cat*. The weights must sum to 1, so a head that
+# finds nothing must still look somewhere; in this model that is mostly the first token (lesson 04). What to look for in
+# layer 13: a bright first column in most heads, and head 8, where the bright column is the second.
 
 # %%
 ma.plot.heads(maps[13], tokens, mask=ma.masks.causal());
@@ -219,8 +222,8 @@ ma.plot.heads(maps[13], tokens, mask=ma.masks.causal());
 # %% [markdown]
 # ## 7. To the next word
 #
-# After the last layer, each token's vector is compared with every row of the embedding table, and a softmax turns the 49,152
-# scores into probabilities: of the token that comes **next**. Every position makes its own guess:
+# After the last layer, the dot products of a token's vector with every row of the embedding table are 49,152 scores, and a
+# softmax turns them into probabilities: of the token that comes **next**. Every position makes its own guess:
 
 # %%
 for token, guesses, chances in zip(s.tokens, s.next_tokens, s.next_chances, strict=True):
@@ -237,13 +240,13 @@ for token, guesses, chances in zip(s.tokens, s.next_tokens, s.next_chances, stri
 print(s.prompt + "|" + s.written)
 
 # %% [markdown]
-# (The bar marks where the model took over.) This is a small model: its sentences hold together, its facts often do not.
+# (The bar marks where the model took over.) This is a small model: do not trust its facts.
 
 # %% [markdown]
 # ## 8. What it costs
 #
-# A matrix product takes one multiplication and one addition, 2 FLOPs, for each weight and token. Looking takes
-# $2 N S D$ FLOPs a head for the scores and as many for the average.
+# A matrix product takes one multiplication and one addition, 2 FLOPs (floating-point operations), for each of its weights
+# and each token. Looking takes $2 N S D$ FLOPs a head for the scores and as many for the average. (GFLOP: $10^9$ FLOPs.)
 
 # %%
 c = config
@@ -287,7 +290,8 @@ found = [looks_at(w[8].copy(), n) for n in (it, 8)]
 if None in found:
     print("fill in the blank")
 else:
-    assert [s.tokens[n] for n in found] == [" cat", " mat"], f"'it' looks at cat and 'was' at mat, not at {found}"
+    names = [s.tokens[n].strip() for n in found]
+    assert names == ["cat", "mat"], f"'it' looks at cat and 'was' at mat, not at {names}"
     print("pass")
 
 # %% [markdown]
@@ -317,6 +321,7 @@ def strongest(maps, n, s):
     return None                                                       # fill in the blank
 
 
+assert round(float(maps[1, 2, it, it - 1]), 2) == 0.94
 found = [strongest(maps.copy(), it, key) for key in (cat, it - 1)]
 if None in found:
     print("fill in the blank")
@@ -340,7 +345,7 @@ else:
 #
 # <details><summary>Answer</summary>
 #
-# Those of the six tokens, in every layer: a token is made of itself and of what came before it.
+# Those of the six tokens, in every layer: a token's vector is made of the token itself and of what came before it.
 #
 # </details>
 #
@@ -360,4 +365,4 @@ else:
 #   [reference.py](../minattn/core/reference.py).
 # - The paper: Vaswani et al. 2017, "Attention Is All You Need", equation (1),
 #   [arXiv:1706.03762](https://arxiv.org/abs/1706.03762).
-# - Next: [01 Queries, keys, values](01_queries_keys_values.ipynb) does all of this by hand, on numbers with two decimals.
+# - Next: [01 Queries, keys, values](01_queries_keys_values.ipynb) does the looking by hand, on numbers with two decimals.
