@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 01 Queries, keys, values
 #
-# 20 minutes. Difficulty: easy. Read before: [00 A sentence through a model](00_a_sentence_through_a_model.ipynb).
+# 20 minutes · difficulty: easy · read before: [00 A sentence through a model](00_a_sentence_through_a_model.ipynb)
 #
 # You will be able to
 #
@@ -12,9 +12,10 @@
 # %% [markdown]
 # ## The question
 #
-# A Python dictionary finds a value by its key: `{"cat": 3}["cat"]`. It answers only where the key is *equal*, and it cannot be
-# trained, since "equal" has no slope. What would a dictionary look like in which a query **resembles** keys, and the answer is a
-# mixture of values, more from where the key fits better? That is attention, and it fits in one line:
+# A Python dictionary finds a value by its key: `{"cat": 3}["cat"]`. It answers only where the key is *equal*. Nearly equal
+# counts for nothing, so small steps cannot improve it, and small steps are how a model learns. What would a dictionary look
+# like in which a query **resembles** keys, and the answer is a mixture of values, more from where the key fits better? That is
+# attention, and it fits in one line:
 #
 # $$
 # \text{out} = \text{softmax}\left(\frac{q k^\top}{\sqrt{D}}\right) v
@@ -29,7 +30,7 @@ import course
 import minattn as ma
 
 np.set_printoptions(precision=2, suppress=True)
-tokens, x = course.TOKENS, course.X                                   # N = 4 tokens, E = 4 numbers each
+tokens, x = course.TOKENS, course.X                 # N = 4 tokens, E = 4 numbers each
 for token, row in zip(tokens, x, strict=True):
     print(f"{token:5}", row)
 
@@ -37,32 +38,35 @@ for token, row in zip(tokens, x, strict=True):
 # ## 1. Three views of each token
 #
 # Each token plays three parts: it asks (query), it is found (key), it gives (value). Three matrices, which a real model learns,
-# make the three vectors. Here is the first number of the query of *sat*, multiplied out:
+# make the three vectors. There are N queries of D numbers, S keys of D numbers and S values of Dv numbers; here all four are 4.
+# First, the first number of the query of *sat*, multiplied out:
 
 # %%
 sat = tokens.index("sat")
 terms = [f"({a:.2f} * {b:.2f})" for a, b in zip(x[sat], course.W_Q[:, 0], strict=True)]
 print(" + ".join(terms), "=", f"{x[sat] @ course.W_Q[:, 0]:.2f}")
 
-q = (x @ course.W_Q).round(2)                                         # (N, D): rounded, to follow by hand
-k = (x @ course.W_K).round(2)                                         # (S, D)
-v = (x @ course.W_V).round(2)                                         # (S, Dv)
+q = (x @ course.W_Q).round(2)                       # (N, D): rounded, to follow by hand
+k = (x @ course.W_K).round(2)                       # (S, D)
+v = (x @ course.W_V).round(2)                       # (S, Dv)
 for name, array in [("q", q), ("k", k), ("v", v)]:
-    print(f"\n{name}", *(f"  {token:5} {row}" for token, row in zip(tokens, array, strict=True)), sep="\n")
+    print(f"\n{name}")
+    for token, row in zip(tokens, array, strict=True):
+        print(f"  {token:5} {row}")
 
 # %% [markdown]
 # ## 2. One query, one key after the other
 #
-# **Score.** The query of *sat* is multiplied with a key, number by number, and summed: a dot product, large where the two point
-# the same way.
+# **Score.** The query of *sat* is multiplied with a key, number by number, and the products are summed: a dot product, large
+# where the two point the same way.
 #
 # **Predict before you run.** Which key fits *sat* best? Compare its query, (-1.52, -0.08, -0.56, 0.32), with the four keys
 # above: the score is large where the large numbers of the one meet large numbers of the same sign in the other.
 #
 # <details><summary>Answer</summary>
 #
-# *cat*: its -1.77 meets the -1.52, and both have the same sign in the third and fourth number too. The key of *sat* agrees
-# in all four signs, but has only -0.05 where the query is largest.
+# *cat*: its -1.77 meets the -1.52, and both have the same sign in the third and fourth number too. The keys of *sat* and
+# *down* agree in all four signs, but have only -0.05 and -0.06 where the query is largest.
 #
 # </details>
 
@@ -75,7 +79,7 @@ for token, key in zip(tokens, k, strict=True):
     print(f"{token:5}", " + ".join(f"({p:5.2f})" for p in products), "=", f"{scores[-1]:5.2f}")
 
 # %% [markdown]
-# **Scale.** Divide by $\sqrt{D}$, here 2, so that the size of the scores does not grow with the length of the vectors
+# **Scale.** Divide by $\sqrt{D}$, here 2, so that the size of the scores does not grow with D
 # ([02 Scaling](02_scaling.ipynb)).
 #
 # **Softmax.** Scores can have any sign; weights should be positive and sum to 1. So take $e$ to the power of each score and
@@ -174,7 +178,8 @@ assert np.allclose(ma.softmax(scores + 7), ma.softmax(scores))        # a consta
 q_, k_, v_ = ma.project_qkv(x, course.W_Q, course.W_K, course.W_V)
 assert np.allclose(ma.attention(q_, k_, v_), attend(q_, k_, v_)[0])
 assert np.allclose(ma.attention(q, k, v), out)
-print("largest difference through rounding q, k and v:", np.abs(ma.attention(q_, k_, v_) - out).max().round(4))
+rounding = np.abs(ma.attention(q_, k_, v_) - out).max()
+print(f"largest difference through rounding q, k and v: {rounding:.4f}")
 
 # %% [markdown]
 # `ma.steps` keeps what happens on the way. What to look for, from left to right: raw scores of both signs; the same, divided by
@@ -191,8 +196,8 @@ ma.plot.steps(ma.steps(q, k, v), tokens);
 #
 # <details><summary>Answer</summary>
 #
-# Nothing: a sum does not depend on the order of its terms. With only the keys shuffled, each weight meets a wrong value, and the
-# output is another.
+# Nothing, up to rounding: a sum does not depend on the order of its terms. With only the keys shuffled, each weight meets a
+# wrong value, and the output is another.
 #
 # </details>
 
@@ -213,13 +218,13 @@ assert both < 1e-12 < keys
 # %% [markdown]
 # ## 7. The real thing
 #
-# The same function on SmolLM2: head 8 of layer 13, and the last token of "The cat sat on the mat because it was tired", which
-# may look at all of them.
+# The same function on SmolLM2: query head 8 of layer 13, which reads key head 2 (lesson 00), and the last token of "The cat sat
+# on the mat because it was tired", which may look at all of them.
 
 # %%
 s = course.real("sentence")
 print("from the model itself" if course.model() else "from the stored maps")
-one, weights = attend(s.q[8, -1:], s.k[2], s.v[2])                    # q (1, 64), k and v (10, 64)
+one, weights = attend(s.q[8, -1:], s.k[2], s.v[2])  # q (1, 64), k and v (10, 64)
 for token, weight in zip(s.tokens, weights[0], strict=True):
     print(f"{token:9} {weight:.2f} {'#' * round(40 * weight)}")
 assert np.allclose(one[0], ma.attention(s.q, s.k, s.v, causal=True)[8, -1], atol=1e-4)
@@ -227,18 +232,18 @@ assert np.allclose(one[0], ma.attention(s.q, s.k, s.v, causal=True)[8, -1], atol
 # %% [markdown]
 # ## 8. What it costs
 #
-# The scores are N S dot products of D terms; the output is N D dot products of S terms (with Dv = D). Each takes $2 N S D$ FLOPs,
-# and the weights are N S numbers to store. With N = S, both grow with the square of the length.
+# The scores are N S dot products of D terms; the output is N D sums of S terms (with Dv = D). Each of the two takes $2 N S D$
+# FLOPs, and the weights are N S numbers to store. With N = S, work and storage grow with the square of N.
 
 # %%
 N, D = 512, 64
 big_q, big_k, big_v = np.random.default_rng(0).standard_normal((3, N, D))
 by_loop = course.seconds(lambda: [attend(row[None], big_k, big_v) for row in big_q])
 at_once = course.seconds(lambda: attend(big_q, big_k, big_v))
-print(f"N = S = {N}, D = {D}: {4 * N * N * D / 1e6:.0f} MFLOP, {N * N * 8 / 1e6:.1f} MB of weights in float64")
-print(f"measured here: {by_loop * 1e3:.1f} ms, one query after the other; {at_once * 1e3:.1f} ms, all at once")
+print(f"N = S = {N}, D = {D}: {4 * N * N * D / 1e6:.0f} MFLOP, {N * N * 8 / 1e6:.1f} MB of float64 weights")
+print(f"measured here: one query at a time {by_loop * 1e3:.1f} ms, all at once {at_once * 1e3:.1f} ms")
 for length in (1_000, 10_000, 100_000):
-    print(f"N = {length:7,}: {length * length * 8 / 1e9:8.3f} GB of weights, for one head of one layer")
+    print(f"N = {length:7,}: {length * length * 8 / 1e9:6.3f} GB of weights, one head of one layer")
 
 # %% [markdown]
 # ## 9. Exercises
@@ -278,8 +283,9 @@ else:
     print("pass")
 
 # %% [markdown]
-# **Exercise 2.** The weights depend on how long the query is. Write `ask(key, length)`: a query that points the way `key` points
-# and has the given length. Used on the key of *down*, a long query gets nearly the value of one token alone. Which?
+# **Exercise 2.** The longer the arrow that a query is, the more one key wins. Write `ask(key, length)`: a query that points the
+# way `key` points and has the given length (the root of the sum of its squares). Used on the key of *down*, a long query gets
+# nearly the value of one token alone. Which?
 #
 # <details><summary>Hint</summary>
 #
@@ -308,8 +314,10 @@ queries = [ask(k[down].copy(), length) for length in (1.0, 30.0)]
 if any(query is None for query in queries):
     print("fill in the blank")
 else:
-    assert np.allclose([np.linalg.norm(query) for query in queries], [1, 30]), "the lengths should be 1 and 30"
-    assert np.allclose(queries[0] * 30, queries[1]), "both should point the same way"
+    lengths = np.linalg.norm(queries, axis=-1)
+    assert np.allclose(lengths, [1, 30]), f"the lengths should be 1 and 30, not {lengths}"
+    scores = queries @ k[down]
+    assert np.allclose(scores, lengths * np.linalg.norm(k[down])), "it should point the way of the key"
     best = ma.attention_weights(queries[1][None], k)[0].argmax()
     print("pass; the long query looks at", tokens[best])
 
