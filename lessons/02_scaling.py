@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 02 Scaling
 #
-# 20 minutes. Difficulty: medium. Read before: [01 Queries, keys, values](01_queries_keys_values.ipynb).
+# 20 minutes · difficulty: medium · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb)
 #
 # You will be able to
 #
@@ -19,7 +19,7 @@
 # \text{weights} = \text{softmax}\left(\frac{q k^\top}{\sqrt{D}}\right)
 # $$
 #
-# The order of the keys does not change by it: the best key stays the best. So what is it for, and why the square root?
+# It does not reorder the keys: the best stays the best. So what is it for, and why the square root?
 
 # %%
 import matplotlib.pyplot as plt
@@ -34,9 +34,9 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## 1. Longer vectors make larger scores
 #
-# A score is a sum of D products. Draw the numbers of q and k from a normal distribution with mean 0 and variance 1, which is
-# roughly where an untrained model starts. One product then has mean 0 and variance 1, and the variances of independent terms
-# add up:
+# A score is a sum of D products. Draw the numbers of q and k from a normal distribution with mean 0 and variance 1 (the paper
+# assumes this mean and variance in its footnote 4). One product then has mean 0 and variance 1, and the variances of
+# independent terms add up:
 #
 # $$
 # \text{Var}(q \cdot k) = \sum_{d=1}^{D} \text{Var}(q_d k_d) = D
@@ -54,7 +54,7 @@ rng = np.random.default_rng(0)
 sizes = [1, 4, 16, 64, 256, 1024]
 for D in sizes:
     q, k = rng.standard_normal((2, 4000, D))
-    scores = (q * k).sum(axis=-1)                                     # 4000 pairs, each drawn on its own
+    scores = (q * k).sum(axis=-1)                   # 4000 pairs, each drawn on its own
     print(f"D = {D:4}   variance {scores.var():7.1f}   standard deviation {scores.std():5.2f}"
           f"   after the division {(scores / np.sqrt(D)).std():.2f}")
     assert abs(scores.var() / D - 1) < 0.2
@@ -78,8 +78,8 @@ for D in (4, 64, 1024):
 # A softmax sees *differences* between scores: a difference of 1 makes one weight 2.7 times the other, a difference of 10 makes it
 # 22,000 times the other. When the differences are tens, one key gets everything. The softmax is **saturated**.
 #
-# The same for 200 queries and 64 keys each. What to look for: with the division, the largest weight stays where it is; without
-# it, it climbs towards 1.
+# The same for 200 queries and 64 keys. What to look for: with the division by sqrt(D), the largest weight hardly moves; without
+# any, it climbs towards 1.
 
 # %%
 def draw(D, queries=200, S=64):
@@ -89,12 +89,11 @@ def draw(D, queries=200, S=64):
 
 
 assert np.allclose([np.exp(1), np.exp(10)], [2.7, 22_000], rtol=0.01)
-largest = {"not scaled": [ma.softmax(draw(D)).max(axis=-1).mean() for D in sizes],
-           "divided by sqrt(D)": [ma.softmax(draw(D) / np.sqrt(D)).max(axis=-1).mean() for D in sizes],
-           "divided by D": [ma.softmax(draw(D) / D).max(axis=-1).mean() for D in sizes]}
+divisors = {"not scaled": lambda D: 1, "divided by sqrt(D)": np.sqrt, "divided by D": lambda D: D}
 fig, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-for (name, values), style in zip(largest.items(), ["o-", "s-", "^--"], strict=True):
-    ax.plot(sizes, values, style, label=name)
+for (name, divisor), style in zip(divisors.items(), ["o-", "s-", "^--"], strict=True):
+    largest = [ma.softmax(draw(D) / divisor(D)).max(axis=-1).mean() for D in sizes]
+    ax.plot(sizes, largest, style, label=name)
 ax.axhline(1 / 64, color="grey", linewidth=0.8, label="equal weights, 1/64")
 ax.set(xscale="log", xticks=sizes, xticklabels=sizes, ylim=(0, 1))
 ax.set(xlabel="D", ylabel="largest weight of a row, mean")
@@ -107,14 +106,14 @@ ax.legend();
 # ## 3. The slope of a softmax
 #
 # Why is one winner a problem? Because of learning. Training changes scores a little in the direction that improves the output,
-# and so it needs to know how the weights answer to a change of a score. These slopes are
+# and so it needs to know how the weights $w$ answer to a change of a score $s$. The slopes, and the same as one matrix $J$, are
 #
 # $$
 # \frac{\partial w_i}{\partial s_j} = w_i (\delta_{ij} - w_j), \qquad J = \text{diag}(w) - w w^\top
 # $$
 #
-# Two keys with weights 0.5 and 0.5: the slopes are 0.25. With 0.999 and 0.001 they are 0.001. Where a weight is 0 or 1 to many
-# digits, every slope is 0 to as many.
+# with $\delta_{ij} = 1$ where $i = j$, else 0. Two keys with weights 0.5 and 0.5: the slopes are 0.25 and -0.25. With 0.999 and
+# 0.001 they are 0.001 and -0.001. Where one weight is 1 to many digits, every slope is 0 to as many.
 
 # %%
 def slopes(w):
@@ -126,14 +125,14 @@ for scores in ([0.0, 0.0], [7.0, 0.0], [30.0, 0.0]):
     w = ma.softmax(np.array(scores))
     print(f"scores {scores}   weights {w[0]:.6f} {w[1]:.6f}   slope {slopes(w)[0, 0]:.1e}")
 
-s, step = draw(16)[0] / 4, 1e-6                                       # the formula, against differences
+s, step = draw(16)[0] / 4, 1e-6                     # the formula, against differences
 measured = [(ma.softmax(s + step * e) - ma.softmax(s - step * e)) / (2 * step) for e in np.eye(64)]
 assert np.allclose(np.stack(measured, axis=1), slopes(ma.softmax(s)), atol=1e-9)
 
 # %% [markdown]
-# Now the size of J (the root of the sum of its squares) for drawn scores. What to look for: the blue lines. They rise a little at
-# first, since at D = 1 all weights are much alike, hence small, and so are the slopes; then the solid one, the typical query,
-# falls through the floor.
+# Now the size of J (the root of the sum of its squares) for drawn scores. What to look for: the lines 'not scaled'. They rise a
+# little at first, since at D = 1 all weights are much alike, hence small, and so are the slopes; then the solid one, the typical
+# query, collapses. The vertical axis is logarithmic.
 
 # %%
 def norms(scores):
@@ -142,28 +141,30 @@ def norms(scores):
 
 raw, scaled = ([norms(draw(D) / scale(D)) for D in sizes] for scale in (lambda D: 1, np.sqrt))
 fig, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-for rows, color, name in [(raw, "C0", "not scaled"), (scaled, "C1", "divided by sqrt(D)")]:
-    ax.plot(sizes, [np.median(row) for row in rows], "o-", color=color, label=f"{name}: median query")
-    ax.plot(sizes, [row.mean() for row in rows], "o:", color=color, label=f"{name}: mean", markersize=3)
+for rows, style, name in [(raw, "C0o", "not scaled"), (scaled, "C1s", "divided by sqrt(D)")]:
+    ax.plot(sizes, np.median(rows, axis=-1), style + "-", label=f"{name}: median query")
+    ax.plot(sizes, np.mean(rows, axis=-1), style + ":", label=f"{name}: mean", markersize=3)
 ax.set(xscale="log", yscale="log", xticks=sizes, xticklabels=sizes, xlabel="D", ylabel="size of J")
 ax.minorticks_off()
 ax.legend(fontsize=8)
 for D, row, other in zip(sizes, raw, scaled, strict=True):
-    print(f"D = {D:4}   median of J: not scaled {np.median(row):.5f}   scaled {np.median(other):.5f}")
+    print(f"D = {D:4}   median size: not scaled {np.median(row):.5f}   scaled {np.median(other):.5f}")
 assert np.median(raw[-1]) < 1e-3 < 0.1 < np.median(scaled[-1])
 
 # %% [markdown]
-# The dotted line is higher: a few queries happen to have two keys of nearly the same score, and they still learn. Most do not.
+# From D = 256 on, the mean lies far above the median: a few queries happen to have two keys of nearly the same score, and they
+# still learn. Most do not.
 
 # %% [markdown]
 # ## 4. The gradient that arrives
 #
 # What reaches the query is the gradient through everything: values, softmax, scale and keys. `ma.attention_backward` computes
-# it. First, trust it: change one number of q a little and see what the output does.
+# it from `dout`, the gradient that arrives at the output. First, check it: change one number of q a little and see what the
+# output does.
 
 # %%
 N, S, D = 5, 7, 16
-q, k, v, dout = rng.standard_normal((N, D)), *rng.standard_normal((2, S, D)), rng.standard_normal((N, D))
+q, k, v, dout = (rng.standard_normal((rows, D)) for rows in (N, S, S, N))
 grads = ma.attention_backward(dout, q, k, v)
 by_hand = np.zeros_like(q)
 for n, d in np.ndindex(N, D):
@@ -171,8 +172,9 @@ for n, d in np.ndindex(N, D):
     step[n, d] = 1e-6
     up, down = ma.attention(q + step, k, v), ma.attention(q - step, k, v)
     by_hand[n, d] = ((up - down) * dout).sum() / 2e-6
-print(f"largest difference {np.abs(by_hand - grads.dq).max():.1e}, in gradients up to {np.abs(grads.dq).max():.2f}")
-assert np.abs(by_hand - grads.dq).max() < 1e-8
+off = np.abs(by_hand - grads.dq).max()
+print(f"largest difference {off:.1e}, in gradients up to {np.abs(grads.dq).max():.2f}")
+assert off < 1e-8
 
 # %% [markdown]
 # **Predict before you run.** By the chain rule, dq carries the scale itself as a factor: 1 without scaling, 1/32 with it at
@@ -191,7 +193,7 @@ print("length of dq             not scaled                    scaled\n"
 for D in (4, 64, 256, 1024, 4096):
     rng = np.random.default_rng(D)
     q, k, v, dout = (rng.standard_normal((rows, D)) for rows in (200, 64, 64, 200))
-    v, dout = v / np.sqrt(D), dout / np.sqrt(D)                       # of length about 1, whatever D
+    v, dout = v / np.sqrt(D), dout / np.sqrt(D)     # rows of length about 1, whatever D
     print(f"D = {D:4}      ", end="")
     for scale in (1, None):
         dq = ma.attention_backward(dout, q, k, v, scale=scale).dq
@@ -202,7 +204,7 @@ for D in (4, 64, 256, 1024, 4096):
 assert spread < 3                                                     # scaled, at D = 4096
 
 # %% [markdown]
-# (200 queries, 64 keys.) Up to D = 64 the unscaled gradient is the larger one; a learning rate can make up for that. What no
+# (200 queries, 64 keys.) Up to D = 256 the unscaled gradient is the larger one; a learning rate can make up for that. What no
 # learning rate mends is the second column: the queries grow apart. At D = 1024 the luckiest query is pushed thousands of times
 # harder than the typical one, which learns next to nothing. Scaled, the largest stays within a few times the median.
 
@@ -221,7 +223,7 @@ assert np.allclose(right, ma.attention_weights(q, k))
 assert np.allclose(right, ma.attention_weights(q / np.sqrt(4), k, scale=1))        # or into q, once
 
 # %% [markdown]
-# The last `assert` is how fast code does it: scale the N x D numbers of q once, not the N x S scores.
+# The last `assert` shows a shortcut: scale the N x D numbers of q once, not the N x S scores.
 #
 # What to look for in the course's small numbers, without and with the scale: the same key wins in each row, by less.
 
@@ -248,12 +250,12 @@ assert (late.argmax(axis=-1) == right.argmax(axis=-1)).all()
 # %%
 real = course.real("scales")
 print("from the model itself" if course.model() else "from the stored maps")
-k_of = np.repeat(real.k, 3, axis=0)                                   # three query heads read one key head
-raw = real.q @ k_of.swapaxes(-1, -2)                                  # (H, N, S)
+k_of = np.repeat(real.k, 3, axis=0)                 # three query heads read one key head
+raw = real.q @ k_of.swapaxes(-1, -2)                # (H, N, S)
 past = ma.masks.causal().dense(96, 96)
 print(f"mean square of a number in q {np.mean(real.q**2):.1f}, in k {np.mean(real.k**2):.1f}")
 spread = raw[:, past].std()
-print(f"standard deviation of all raw scores {spread:.1f}, after the division {spread / 8:.1f}")
+print(f"standard deviation of visible raw scores {spread:.1f}, after the division {spread / 8:.1f}")
 for scale, name in ((1, "raw"), (1 / 8, "scaled")):
     top = ma.attention_weights(real.q, real.k, causal=True, scale=scale)[:, 32:].max(axis=-1).mean()
     print(f"largest weight of a row, mean over rows 32 to 95: {top:.2f} {name}")
@@ -264,7 +266,8 @@ for scale, name in ((1, "raw"), (1 / 8, "scaled")):
 # training **begin** where gradients flow, for every D alike.
 #
 # After training, the weights count on it. Here is the loss of the whole model on the paragraph, the same weights run with seven
-# scales. (The loss is the mean of -log p of each next token; a blind guess among 49,152 has 10.8.)
+# scales. (The loss is the mean of -log p, where p is the probability that the model gave to the token that came next; a blind
+# guess among 49,152 has 10.8.)
 
 # %%
 assert round(np.log(49_152), 1) == 10.8
@@ -287,8 +290,9 @@ assert real.scales[real.losses.argmin()] == 1 / 8
 N, D = 1024, 64
 q, k = np.random.default_rng(0).standard_normal((2, N, D)).astype(np.float32)
 tau = np.float32(1 / 8)
-for name, run in [("scores alone", lambda: q @ k.T), ("scores, then scaled", lambda: (q @ k.T) * tau),
-                  ("q scaled, then scores", lambda: (q * tau) @ k.T)]:
+runs = {"scores alone": lambda: q @ k.T, "scores, then scaled": lambda: (q @ k.T) * tau,
+        "q scaled, then scores": lambda: (q * tau) @ k.T}
+for name, run in runs.items():
     print(f"{name:22} {course.seconds(run, repeats=20) * 1e3:6.2f} ms")
 
 # %% [markdown]
@@ -325,7 +329,8 @@ else:
     rng = np.random.default_rng(3)
     for (D, a, b), answer in zip(tries, answers, strict=True):
         scores = a * rng.standard_normal((300, D)) @ (b * rng.standard_normal((300, D))).T / answer
-        assert abs(scores.std() - 1) < 0.1, f"D = {D}, a = {a}, b = {b}: the standard deviation is {scores.std():.2f}"
+        std = scores.std()
+        assert abs(std - 1) < 0.1, f"D = {D}, a = {a}, b = {b}: the standard deviation is {std:.2f}"
     print("pass")
 
 # %% [markdown]
@@ -352,7 +357,7 @@ factor = None                                                         # fill in 
 if factor is None:
     print("fill in the blank")
 else:
-    assert np.isclose(factor, 1 / 3), f"right is q.k / 8, since D = 64, theirs is q.k / 24; {factor} is not 8 / 24"
+    assert np.isclose(factor, 1 / 3), f"D = 64: q.k / 8 is right, theirs is q.k / 24; not {factor}"
     print("pass")
 
 # %% [markdown]
@@ -366,7 +371,7 @@ else:
 #
 # </details>
 #
-# 2. A softmax gives 1.000000 to one key. Why does a wrong key then stay wrong for long?
+# 2. A softmax gives 1.000000 to one key, and it is the wrong one. Why does it stay so for long?
 #
 # <details><summary>Answer</summary>
 #
@@ -386,6 +391,6 @@ else:
 # ## Where things are
 #
 # - Scores, scale, softmax and their gradients, line by line: [reference.py](../minattn/core/reference.py).
-# - The paper: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), section 3.2.1 and its footnote on the
+# - The paper: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), section 3.2.1 and its footnote 4 on the
 #   variance of a dot product.
 # - Next: [03 Masks](03_masks.ipynb), what a query may look at.
