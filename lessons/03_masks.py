@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 03 Masks
 #
-# 25 minutes. Difficulty: medium. Read before: [01 Queries, keys, values](01_queries_keys_values.ipynb).
+# 25 minutes · difficulty: medium · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb)
 #
 # You will be able to
 #
@@ -34,8 +34,8 @@ N, D = q.shape
 # %% [markdown]
 # ## 1. The rule
 #
-# Call the tokens t0, t1, t2, t3. **Causal** means that a query sees the keys up to its own position, itself included: t1 sees t0
-# and itself.
+# Call the tokens *the*, *cat*, *sat*, *down* t0 to t3. **Causal** means that a query sees the keys up to its own position,
+# itself included: t1 sees t0 and itself.
 #
 # **Predict before you run.** How many of the 16 pairs are left? And what are the weights of row t0, whatever the numbers?
 #
@@ -49,7 +49,7 @@ N, D = q.shape
 may = np.array([[j <= i for j in range(N)] for i in range(N)])
 print(may.astype(int), may.sum(), "pairs")
 
-cat = 1                                                               # t1, one query in a loop
+cat = 1                                             # t1, one query in a loop
 scores = [q[cat] @ k[j] / np.sqrt(D) for j in range(N) if may[cat, j]]
 weights = np.exp(scores) / np.sum(np.exp(scores))
 for token, score, weight in zip(tokens, scores, weights, strict=False):
@@ -79,7 +79,8 @@ print(w, "\nsums of the rows:", w.sum(axis=-1), sep="\n")
 #
 # <details><summary>Answer</summary>
 #
-# All four. The hidden scores are still in the denominator of the softmax, so the future leaks through the sum.
+# All four: t3, as it should, and the three before it, since the hidden scores are still in the denominator of the softmax. The
+# future leaks through the sum.
 #
 # </details>
 
@@ -129,28 +130,28 @@ with np.errstate(invalid="ignore"):
 print("masked before:                  ", ma.softmax(np.where(seen, scores, -np.inf)))
 
 # %% [markdown]
-# ## 4. The proof that a model is causal
+# ## 4. The test that a model is causal
 #
 # Change a later token; every earlier output must stay the same, to the last bit. This test needs no knowledge of the code, and
-# finds a leak wherever it sits. Here with other sizes, for each place where a change may begin:
+# it does not matter where a leak sits. Here with other sizes, for each place where a change may begin:
 
 # %%
 rng = np.random.default_rng(0)
 heads, length, dim = 3, 17, 8
-big_q, big_k, big_v = rng.standard_normal((3, heads, length, dim))
-before = ma.attention(big_q, big_k, big_v, causal=True)
+big = rng.standard_normal((3, heads, length, dim))  # q, k and v
+before = ma.attention(*big, causal=True)
 for start in range(1, length):
-    other = [np.concatenate([a[:, :start], rng.standard_normal((heads, length - start, dim))], axis=1)
-             for a in (big_q, big_k, big_v)]
+    fresh = rng.standard_normal((3, heads, length - start, dim))
+    other = np.concatenate([big[:, :, :start], fresh], axis=2)
     after = ma.attention(*other, causal=True)
     assert np.array_equal(after[:, :start], before[:, :start])
     assert not np.isclose(after[:, start:], before[:, start:]).all(axis=-1).any()
-print(f"{length - 1} places, {heads} heads: the rows before the change keep all their bits, each row after it changes")
+print(f"{length - 1} places, {heads} heads: rows before the change keep every bit, all others change")
 
 # %% [markdown]
 # ## 5. Rows that may look at nothing
 #
-# What should a query get that may attend to no key at all? It happens, with padding, with windows, with documents packed
+# What should a query get that may attend to no key at all? It happens with padding, with windows, with documents packed
 # together. It is an average of nothing, and three answers are met:
 
 # %%
@@ -165,6 +166,8 @@ hidden_out, hidden_w = ma.attention(q, k, v, mask=empty, return_weights=True)
 print("the library:                  ", hidden_w[0], " output", hidden_out[0])
 assert not hidden_w.any()
 assert not hidden_out.any()
+grads = ma.attention_backward(np.ones_like(v), q, k, v, mask=empty)
+assert not any(grad.any() for grad in (grads.dq, grads.dk, grads.dv))
 
 # %% [markdown]
 # - NaN spreads through everything that follows, but you notice.
@@ -179,30 +182,32 @@ half = np.float16
 with np.errstate(over="ignore"):
     print("-1e9 as float16:                      ", half(-1e9))
     print("-40000 for causal, -40000 for padding:", half(-40_000) + half(-40_000))
-visible, hidden = half(-30_000), half(3)                              # a bias, say, makes the visible score so low
-print("visible and low, hidden with -10000:  ", ma.softmax(np.array([visible, hidden - half(10_000)])))
+visible, hidden = half(-30_000), half(3)            # a bias, say, makes the visible score so low
+low = np.array([visible, hidden - half(10_000)])
+print("visible and low, hidden with -10000:  ", ma.softmax(low))
 assert np.finfo(half).max == 65_504
 
 # %% [markdown]
 # The first two have become minus infinity, so that a row which sees nothing gives NaN again. In the last line the first key is
-# visible and the second is hidden, and yet all weight goes to the hidden one. A boolean mask has no such sizes. And one more
-# thing that only a mask can do is to keep NaN out, since 0 times NaN is NaN:
+# visible and the second is hidden, and yet all weight goes to the hidden one. A boolean mask has no such sizes.
+#
+# One thing more: a weight of 0 does not keep a NaN out, since 0 times NaN is NaN. The library takes care of that, too:
 
 # %%
 spoilt_k, spoilt_v = k.copy(), v.copy()
-spoilt_k[3] = spoilt_v[3] = np.nan                                    # in t3, which rows t0 to t2 may not see
+spoilt_k[3] = spoilt_v[3] = np.nan                  # in t3, which rows t0 to t2 may not see
 with np.errstate(invalid="ignore"):
     w_ = ma.softmax(np.where(may, q @ spoilt_k.T / np.sqrt(D), -np.inf))
     print("weights times values:", (w_ @ spoilt_v)[0])
 print("the library:         ", ma.attention(q, spoilt_k, spoilt_v, causal=True)[0])
 
 # %% [markdown]
-# ## 6. Padding: a batch of unequal rows
+# ## 6. Padding: a batch of unequal sentences
 #
-# A batch is one array, so short rows are filled up. The filling must not be seen. `masks.padding(lengths)` says how many keys of
-# each row are real.
+# A batch of B sentences is one array, so short ones are filled up. The filling must not be seen. `masks.padding(lengths)` says
+# how many keys of each sentence are real.
 #
-# **Predict before you run.** Rows of 4 and 2 tokens, causal and padding together. How does the second row's mask look?
+# **Predict before you run.** Sentences of 4 and 2 tokens, causal and padding together. How does the second one's mask look?
 #
 # <details><summary>Answer</summary>
 #
@@ -213,17 +218,18 @@ print("the library:         ", ma.attention(q, spoilt_k, spoilt_v, causal=True)[
 
 # %%
 mask = ma.masks.causal() & ma.masks.padding([4, 2])
-print(mask.dense(4, 4)[1, 0].astype(int))                             # (B, H, N, S): row b = 1, head 0
+print(mask.dense(4, 4)[1, 0].astype(int))           # (B, H, N, S): sentence b = 1, head 0
 
-batch = np.stack([course.X, course.X[::-1]])                          # (B, N, E); the second row is another sentence
-batch[1, 2:] = 99.0                                                   # of two tokens, then filling
+batch = np.stack([course.X, course.X[::-1]])        # (B, N, E); the second sentence has
+batch[1, 2:] = 99.0                                 # two tokens of its own, then filling
 projected = ma.project_qkv(batch, course.W_Q, course.W_K, course.W_V)
-q_b, k_b, v_b = (a[:, None] for a in projected)                       # (B, H = 1, N, D)
+q_b, k_b, v_b = (a[:, None] for a in projected)     # (B, H = 1, N, D)
 together = ma.attention(q_b, k_b, v_b, mask=mask)
 for b, length in enumerate([4, 2]):
     alone = ma.attention(q_b[b, :, :length], k_b[b, :, :length], v_b[b, :, :length], causal=True)
-    print(f"row {b}: largest difference to the row alone {np.abs(together[b, :, :length] - alone).max():.1e}")
-    assert np.allclose(together[b, :, :length], alone, rtol=0, atol=1e-12)
+    off = np.abs(together[b, :, :length] - alone).max()
+    print(f"sentence {b}: largest difference to the sentence alone {off:.1e}")
+    assert off < 1e-12
 
 # %% [markdown]
 # Two arrays that look like masks are refused, with a reason:
@@ -243,15 +249,16 @@ for wrong in (real_tokens, may.astype(int)):
 # for every length until somebody asks for the array.
 
 # %%
-near = ma.masks.last(3)                                               # the 3 latest keys, itself included
+near = ma.masks.last(3)                             # the 3 latest keys, itself included
 start = ma.masks.first(1)
 same_half = ma.Mask(lambda i, j: i // 4 == j // 4, name="same half")
 print(ma.masks.causal() & ~start)
-assert np.array_equal(near.dense(8, 8), ma.masks.window(2).dense(8, 8))             # 2 back and itself: 3 keys
+window = ma.masks.window(2)                         # 2 back and itself: 3 keys
+assert np.array_equal(near.dense(8, 8), window.dense(8, 8))
 
 # %% [markdown]
-# A window is counted in keys by `last(3)` and in distances by `window(2)`: to mix them up is the classic mistake by one. What to
-# look for: the column that `| first(1)` adds in the second mask, and what `causal &` takes away from the third.
+# A window is counted in keys by `last(3)` and in distances by `window(2)`: to mix them up is the classic off-by-one mistake. What
+# to look for: the column that `| first(1)` adds in the second mask, and what `causal &` takes away from the third.
 
 # %%
 fig, axes = plt.subplots(2, 2, figsize=(7, 7), layout="constrained")
@@ -289,18 +296,19 @@ for name, out in [("last at last", right), ("first at first", wrong)]:
 assert np.allclose(right, whole[2:], rtol=0, atol=1e-12)
 
 # %% [markdown]
-# Both conventions exist in libraries under the same name, and with N = S they agree, so tests on squares do not tell them apart.
-# Here positions are data: say them when you mean something else.
+# Both conventions exist under nearly the same name (PyTorch's `is_causal` puts the first at the first, FlashAttention's `causal`
+# since its version 2.1 the last at the last), and with N = S they agree, so tests on squares do not tell them apart. Here
+# positions are data: say them when you mean something else.
 
 # %%
 stated = ma.attention(q[2:], k, v, causal=True, q_pos=np.arange(2), k_pos=np.arange(4))
-assert np.allclose(stated, wrong)                                     # top left, on purpose
-print(ma.attention_weights(q, k[:2], causal=True))                    # N = 4, S = 2: rows 0 and 1 see nothing
+assert np.allclose(stated, wrong)                   # top left, on purpose
+print(ma.attention_weights(q, k[:2], causal=True))  # N = 4, S = 2: rows 0 and 1 see nothing
 
 # %% [markdown]
 # ## 9. The real thing
 #
-# The proof of section 4 on all of SmolLM2: "... because it was **tired**" against "... because it was **soft**". How much do the
+# The test of section 4 on all of SmolLM2: "... because it was **tired**" against "... because it was **soft**". How much do the
 # scores for the next token change, at each position?
 
 # %%
@@ -315,7 +323,7 @@ assert real.changed[-1] > 1
 # Next, other masks in all 30 layers, on a paragraph. The loss is the mean of -log p of each next token. Orange bars are windows
 # that lose the first token, green ones keep it.
 #
-# **Predict before you run.** Which loses more: to see only the 16 latest tokens, or the 15 latest and the very first?
+# **Predict before you run.** Which has the higher loss: to see only the 16 latest tokens, or the 15 latest and the very first?
 #
 # <details><summary>Answer</summary>
 #
@@ -352,9 +360,9 @@ everything = ma.masks.window(None, None)                              # no bound
 tries = {"everything": everything, "causal": ma.masks.causal(), "last(64)": ma.masks.last(64)}
 for name, mask in tries.items():
     pairs = mask.dense(length, length).sum()
-    took = course.seconds(lambda mask=mask: ma.attention(a, b, c, mask=mask))
+    took = course.seconds(lambda mask=mask: ma.attention(a, b, c, mask=mask), repeats=20)
     print(f"{name:10} {pairs / length**2:6.1%} of the pairs, {took * 1e3:6.1f} ms")
-print(f"the mask as an array: {length * length / 1e6:.1f} MB; as a rule: nothing")
+print(f"the mask as an array: {length * length / 1e6:.1f} MB; as a rule, until it is asked: none")
 
 # %% [markdown]
 # To save the work as well, a program has to go through the scores in tiles and skip those that are hidden whole. That is what
@@ -388,9 +396,10 @@ def every_second(i, j):
 if every_second(3, 1) is None:
     print("fill in the blank")
 else:
-    for n, s in [(5, 5), (3, 7), (1, 4)]:                             # the last query stands at the last key
+    for n, s in [(5, 5), (3, 7), (1, 4)]:           # the last query stands at the last key
         want = [[j in range(i, -1, -2) for j in range(s)] for i in range(s - n, s)]
-        assert np.array_equal(ma.Mask(every_second).dense(n, s), want), f"wrong for N = {n}, S = {s}"
+        given = ma.Mask(every_second).dense(n, s)
+        assert np.array_equal(given, want), f"wrong for N = {n}, S = {s}"
     print("pass")
 
 # %% [markdown]
@@ -431,8 +440,9 @@ else:
     for answer, (scores, may_) in zip(answers, tries, strict=True):
         assert np.isfinite(answer).all(), "there is a NaN: what happens to a row of -inf?"
         assert not answer[~may_].any(), "a hidden key has weight"
-        assert np.allclose(answer.sum(axis=-1), may_.any(axis=-1)), f"rows sum to {answer.sum(axis=-1)}"
-        assert np.allclose(answer, ma.softmax(np.where(may_, scores, -np.inf))), "the weights are others"
+        sums, want = answer.sum(axis=-1), ma.softmax(np.where(may_, scores, -np.inf))
+        assert np.allclose(sums, may_.any(axis=-1)), f"rows sum to {sums}"
+        assert np.allclose(answer, want), "the weights are others"
     print("pass")
 
 # %% [markdown]
