@@ -13,9 +13,9 @@
 # %% [markdown]
 # ## The question
 #
-# A cache takes $2 \cdot L \cdot G \cdot D$ numbers a token. In lesson 04 every head had its own queries, keys and values, so
-# $G = H$. But each head asks its own *question*; does each need its own *keys*, or could several heads look through the
-# same ones? Three answers have names:
+# A cache takes $2 \cdot L \cdot G \cdot D$ numbers a token: $L$ layers, $G$ KV heads of $D$ numbers, keys and values. In
+# lesson 04 every head had its own queries, keys and values, so $G = H$. But each head asks its own *question*; does each
+# need its own *keys*, or could several heads look through the same ones? Three answers have names:
 #
 # - **MHA**, multi-head attention: $G = H$, nothing is shared (Vaswani et al. 2017);
 # - **MQA**, multi-query attention: $G = 1$, all query heads share one head of keys and values (Shazeer 2019);
@@ -36,12 +36,16 @@ import minattn as ma
 
 H = 4
 for G, name in [(4, "MHA"), (2, "GQA"), (1, "MQA")]:
-    print(f"{name}: G = {G}; query heads {list(range(H))} read KV heads {[h // (H // G) for h in range(H)]}")
+    read = [h // (H // G) for h in range(H)]
+    print(f"{name}: G = {G}; query heads {list(range(H))} read KV heads {read}")
+
+# %% [markdown]
+# In the picture each line joins a query head to the KV head that it reads.
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(8.5, 2.1), layout="constrained")
-for ax, (G, name) in zip(axes, [(4, "MHA: G = 4"), (2, "GQA: G = 2"), (1, "MQA: G = 1")], strict=True):
-    places = (np.arange(G) + 0.5) * H / G - 0.5                       # each KV head in the middle of its group
+for ax, G, name in zip(axes, [4, 2, 1], ["MHA", "GQA", "MQA"], strict=True):
+    places = (np.arange(G) + 0.5) * H / G - 0.5  # each KV head in the middle of its group
     for h in range(H):
         ax.plot([h, places[h // (H // G)]], [1, 0], color="#8a8a8a", zorder=1)
     ax.scatter(range(H), np.ones(H), s=330, color="#9fd0cb", zorder=2)
@@ -50,7 +54,7 @@ for ax, (G, name) in zip(axes, [(4, "MHA: G = 4"), (2, "GQA: G = 2"), (1, "MQA: 
         ax.text(h, 1, f"q{h}", ha="center", va="center")
     for g in range(G):
         ax.text(places[g], 0, f"kv{g}", ha="center", va="center")
-    ax.set(xlim=(-0.6, H - 0.4), ylim=(-0.45, 1.45), title=name)
+    ax.set(xlim=(-0.6, H - 0.4), ylim=(-0.45, 1.45), title=f"{name}: G = {G}")
     ax.axis("off")
 
 # %% [markdown]
@@ -72,21 +76,21 @@ for ax, (G, name) in zip(axes, [(4, "MHA: G = 4"), (2, "GQA: G = 2"), (1, "MQA: 
 # %% [markdown]
 # ## One query in a loop
 #
-# The course's vectors, cut into $H = 4$ heads of $D = 1$, so that every score is a product of two numbers. For $G = 2$ only
-# the first two columns of $W_K$ and $W_V$ are used: the layer has fewer weights. "sat" asks; keys 'the', 'cat', 'sat' are
-# visible to it.
+# The course's vectors, cut into $H = 4$ heads of $D = 1$, so that every score is a product of two numbers. For $G = 2$
+# only the first two columns of $W_K$ and $W_V$ are used: the layer has fewer weights. "sat" asks; under the causal mask
+# it sees the keys of "the", "cat" and "sat".
 
 # %%
 G, D, n = 2, 1, 2                                                     # n: the query 'sat'
 q = ma.split_heads(X @ W_Q, H)                                        # (H, N, D) = (4, 4, 1)
-k, v = ma.split_heads(X @ W_K[:, :G * D], G), ma.split_heads(X @ W_V[:, :G * D], G)   # (G, S, D) = (2, 4, 1)
+k, v = (ma.split_heads(X @ w[:, :G * D], G) for w in (W_K, W_V))      # (G, S, D) = (2, 4, 1)
 for g in range(G):
     print(f"KV head {g}: keys {k[g, :n + 1, 0].round(2)}, values {v[g, :n + 1, 0].round(2)}")
 
 by_hand = []
 for h in range(H):
     g = h // (H // G)
-    scores = np.array([q[h, n, 0] * k[g, s, 0] for s in range(n + 1)])    # / sqrt(D), which is 1
+    scores = np.array([q[h, n, 0] * k[g, s, 0] for s in range(n + 1)])  # / sqrt(D), which is 1
     weights = np.exp(scores) / np.exp(scores).sum()
     by_hand.append(weights @ v[g, :n + 1, 0])
     print(f"query head {h}, q = {q[h, n, 0]:5.2f}, reads KV head {g}: weights {weights.round(2)}, "
@@ -101,7 +105,7 @@ for h in range(H):
 # The plain way: repeat each KV head $H/G$ times in a row, then attend as in lesson 04.
 
 # %%
-repeated_k, repeated_v = np.repeat(k, H // G, axis=0), np.repeat(v, H // G, axis=0)   # heads 0 0 1 1
+repeated_k, repeated_v = np.repeat(k, H // G, axis=0), np.repeat(v, H // G, axis=0)  # heads 0 0 1 1
 scores = q @ repeated_k.swapaxes(-1, -2) / np.sqrt(D)
 scores[:, np.triu(np.ones((4, 4), bool), 1)] = -np.inf
 out = ma.softmax(scores) @ repeated_v                                 # (H, N, D)
@@ -109,11 +113,12 @@ np.testing.assert_allclose(out[:, n, 0], by_hand)
 
 # %% [markdown]
 # But the copy is what we wanted to be rid of. The heads of a group look at the same keys, so for the product they are
-# nothing but more rows: $H/G$ heads of $N$ queries are $H/G \cdot N$ queries before one head of keys. That is a reshape, and
-# it is how the library does it. With `ma.attention` nothing has to be said: it sees $H$ and $G$ in the shapes.
+# nothing but more rows: $H/G$ heads of $N$ queries are $H/G \cdot N$ queries before one head of keys. That is a reshape
+# of the queries, and it is how the library does it: no key is copied. `ma.attention` needs no option for it, since it
+# sees $H$ and $G$ in the shapes.
 
 # %%
-rows = q.reshape(G, H // G * 4, D)                                    # a view: no number moves
+rows = q.reshape(G, H // G * 4, D)                                    # a group's heads become rows
 scores = (rows @ k.swapaxes(-1, -2)).reshape(H, 4, 4) / np.sqrt(D)
 scores[:, np.triu(np.ones((4, 4), bool), 1)] = -np.inf
 grouped = (ma.softmax(scores).reshape(G, H // G * 4, 4) @ v).reshape(H, 4, D)
@@ -137,7 +142,7 @@ ma.plot.heads(maps, TOKENS, mask=ma.masks.causal(), titles=titles);
 # right shape.
 
 # %%
-tiled_k, tiled_v = np.tile(k, (H // G, 1, 1)), np.tile(v, (H // G, 1, 1))             # heads 0 1 0 1
+tiled_k, tiled_v = np.tile(k, (H // G, 1, 1)), np.tile(v, (H // G, 1, 1))  # heads 0 1 0 1
 broken = ma.attention(q, tiled_k, tiled_v, causal=True)
 assert broken.shape == out.shape
 for h in range(H):
@@ -146,8 +151,9 @@ for h in range(H):
 
 print()
 for heads in (1, 2, 4):
-    keys, values = ma.split_heads(X @ W_K[:, :heads], heads), ma.split_heads(X @ W_V[:, :heads], heads)
-    tiled = ma.attention(q, np.tile(keys, (H // heads, 1, 1)), np.tile(values, (H // heads, 1, 1)), causal=True)
+    keys, values = (ma.split_heads(X @ w[:, :heads], heads) for w in (W_K, W_V))
+    tiled_keys, tiled_values = (np.tile(each, (H // heads, 1, 1)) for each in (keys, values))
+    tiled = ma.attention(q, tiled_keys, tiled_values, causal=True)
     difference = np.abs(tiled - ma.attention(q, keys, values, causal=True)).max()
     print(f"H = 4, G = {heads}: largest difference between tile and repeat {difference:.2f}")
 
@@ -169,7 +175,7 @@ print(f"loss of SmolLM2 as trained {losses['as trained']:.2f}, tiled {losses['ti
 #
 # ## What it saves: memory
 #
-# A row for each choice of $G$, the model's own marked. The second effect is small: $W_K$ and $W_V$ shrink too.
+# A row for each choice of $G$, the model's own marked. $W_K$ and $W_V$ shrink too, which is the smaller effect.
 
 # %%
 smol, llama = ma.models.LlamaConfig.smollm2(), ma.models.LlamaConfig.llama_3_1_8b()
@@ -179,10 +185,12 @@ for name, config, dtype, choices in [("SmolLM2, float32", smol, "float32", (9, 3
     for G in choices:
         other = replace(config, kv_heads=G)
         own = "  <- the model" if G == config.kv_heads else ""
-        print(f"  G = {G:2}: {other.kv_bytes(1, dtype):>7,} bytes a token, {other.n_parameters:>13,} parameters{own}")
+        print(f"  G = {G:2}: {other.kv_bytes(1, dtype):>7,} bytes a token, "
+              f"{other.n_parameters:>13,} parameters{own}")
 
 assert [replace(smol, kv_heads=G).kv_bytes(1) for G in (9, 3)] == [138_240, 46_080]
-assert [replace(llama, kv_heads=G).kv_bytes(1, "bfloat16") for G in (32, 8, 1)] == [524_288, 131_072, 16_384]
+llamas = [replace(llama, kv_heads=G).kv_bytes(1, "bfloat16") for G in (32, 8, 1)]
+assert llamas == [524_288, 131_072, 16_384]
 
 # %% [markdown]
 # ## What it saves: time
@@ -216,8 +224,9 @@ for name, heads, dim, length, choices in [("SmolLM2's layer", 9, 64, 32_768, (9,
     times[name] = {G: decode(heads, G, dim, length) for G in choices}
     slowest = times[name][heads][0]
     for G, (s, read) in times[name].items():
-        print(f"  G = {G:2}: {read / 1e6:5.0f} MB of keys and values, {heads / (2 * G):4.1f} operations a byte, "
-              f"{1000 * s:5.1f} ms, {slowest / s:4.1f} times as fast")
+        print(f"  G = {G:2}: {read / 1e6:5.0f} MB of keys and values, "
+              f"{heads / (2 * G):4.1f} operations a byte, {1000 * s:5.1f} ms, "
+              f"{slowest / s:4.1f} times as fast")
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained")
@@ -227,13 +236,14 @@ for ax, (name, found_times) in zip(axes, times.items(), strict=True):
     ax.bar(places - 0.2, 1000 * seconds, 0.4, label="measured", color="#26828e")
     by_bytes = 1000 * first * np.array(heads) / heads[0]
     ax.bar(places + 0.2, by_bytes, 0.4, label="if only bytes counted", color="#d0d0d0")
-    ax.set(xticks=places, xticklabels=[f"G = {G}" for G in heads], ylabel="ms a token, one layer", title=name)
+    ax.set(xticks=places, xticklabels=[f"G = {G}" for G in heads], title=name)
+    ax.set_ylabel("ms a token, one layer")
     ax.legend()
 
 # %% [markdown]
-# Fewer KV heads are faster, by less than the bytes alone would make them: the operations, the softmax over $H \cdot S$
-# weights and NumPy's own overhead stay. The argument weighs more where arithmetic outpaces memory further than on this
-# processor, as it does on GPUs and TPUs. The paper on GQA gives, for T5-XXL on its authors' machines:
+# Fewer KV heads are faster, mostly by less than the bytes alone would make them: the operations, the softmax over $H
+# \cdot S$ weights and NumPy's own overhead stay. The argument weighs more where arithmetic outpaces memory further than
+# on this processor, as it does on GPUs and TPUs. The paper on GQA gives, for T5-XXL on its authors' machines:
 #
 # | Ainslie et al. 2023, Table 1 (**the paper's, not measured here**) | seconds a sample | quality, mean of their tasks |
 # |---|---|---|
@@ -241,8 +251,8 @@ for ax, (name, found_times) in zip(axes, times.items(), strict=True):
 # | GQA, G = 8 | 0.28 | 47.1 |
 # | MQA | 0.24 | 46.6 |
 #
-# Nearly the speed of MQA, nearly the quality of MHA: that is why many models since have grouped heads. This table needs
-# their models and machines; nothing in this repository reproduces it.
+# Nearly the speed of MQA, nearly the quality of MHA: that is the case for grouped heads. This table needs their models
+# and machines; nothing in this repository reproduces it.
 #
 # ## From many KV heads to fewer: pooling
 #
@@ -254,7 +264,7 @@ for ax, (name, found_times) in zip(axes, times.items(), strict=True):
 mha = ma.MultiHeadAttention.random(24, heads=6, kv_heads=6, seed=0)
 x = np.random.default_rng(1).standard_normal((7, 24))
 gqa = ma.MultiHeadAttention.from_mha(mha, kv_heads=2)
-keys = ma.split_heads(x @ mha.w_k, 6).reshape(2, 3, 7, 4).mean(axis=1)                # the mean of each group's keys
+keys = ma.split_heads(x @ mha.w_k, 6).reshape(2, 3, 7, 4).mean(axis=1)   # (2, 7, 4), a mean a group
 np.testing.assert_allclose(ma.split_heads(x @ gqa.w_k, 2), keys)
 
 
@@ -265,8 +275,9 @@ def copied(w):
 
 equal = ma.MultiHeadAttention(mha.w_q, copied(mha.w_k), copied(mha.w_v), mha.w_o, heads=6)
 for name, layer in [("equal heads", equal), ("drawn heads", mha)]:
-    change = np.abs(ma.MultiHeadAttention.from_mha(layer, kv_heads=2)(x) - layer(x)).max() / np.abs(layer(x)).max()
-    print(f"{name}: pooling 6 KV heads to 2 changes the output by {change:.1e} of its largest number")
+    before, after = layer(x), ma.MultiHeadAttention.from_mha(layer, kv_heads=2)(x)
+    print(f"{name}: largest number of the output {np.abs(before).max():.2f}; "
+          f"pooling 6 KV heads to 2 changes it by up to {np.abs(after - before).max():.2g}")
 
 # %% [markdown]
 # ## The real thing
@@ -280,15 +291,17 @@ for name in ("as trained", "KV heads pooled to one"):
     print(f"{name:24} loss {losses[name]:5.2f}, perplexity {np.exp(float(losses[name])):8.1f}")
 
 fig, ax = plt.subplots(figsize=(6.5, 2.6), layout="constrained")
-ax.bar(found.layers.astype(int), found.losses_of_one - losses["as trained"], 3, color="#26828e")
-ax.set(xlabel="the one layer whose KV heads are pooled", ylabel="loss added", xticks=found.layers.astype(int))
-for layer, added in zip(found.layers, found.losses_of_one - losses["as trained"], strict=True):
+layers, all_added = found.layers.astype(int), found.losses_of_one - losses["as trained"]
+ax.bar(layers, all_added, 3, color="#26828e")
+ax.set(xlabel="the one layer whose KV heads are pooled", ylabel="loss added", xticks=layers)
+for layer, added in zip(layers, all_added, strict=True):
     ax.text(layer, added, f"{added:.2f}", ha="center", va="bottom", fontsize=8)
 ax.margins(y=0.15)
 
 # %% [markdown]
-# Pooled everywhere, the model is close to a blind guess. One layer alone costs little, except the first. So pooling is a
-# start for training and not yet a working model: the paper trains on for 5 % of the original steps.
+# Pooled everywhere, the model is close to a blind guess. Of the five layers tried alone, layer 0 costs much and the
+# others little. So pooling is a start for training and not yet a working model: the paper trains on for 5 % of the
+# original steps.
 #
 # ## Same keys, other things to look at
 #
@@ -298,10 +311,12 @@ ax.margins(y=0.15)
 # %%
 tokens, weights = course.maps("cat")                                  # (layers, H, N, S)
 it = tokens.index(" it")
-axes = ma.plot.heads(weights[13, 6:9], tokens, mask=ma.masks.causal(), titles=["13.6", "13.7", "13.8"])
+axes = ma.plot.heads(weights[13, 6:9], tokens, mask=ma.masks.causal(),
+                     titles=["13.6", "13.7", "13.8"])
 for h in (6, 7, 8):
     best = weights[13, h, it].argsort()[::-1][:3]
-    print(f"13.{h}: 'it' looks at", ", ".join(f"{tokens[s].strip()} {weights[13, h, it, s]:.2f}" for s in best))
+    shares = [f"{tokens[s].strip()} {weights[13, h, it, s]:.2f}" for s in best]
+    print(f"13.{h}: 'it' looks at", ", ".join(shares))
 
 # %% [markdown]
 # Sharing keys does not make maps alike. But heads of a group can also do one job together. On 64 random tokens that are
@@ -312,25 +327,27 @@ for h in (6, 7, 8):
 roles = course.real("roles")
 for layer in (17, 18):
     groups = roles.induction[layer].reshape(3, 3)                     # (G, H // G)
-    print(f"layer {layer}:", *(f"  KV head {g}: {shares.round(2)}" for g, shares in enumerate(groups)))
+    shares = [f"  KV head {g}: {group.round(2)}" for g, group in enumerate(groups)]
+    print(f"layer {layer}:", *shares)
 print(f"head 18.8 on the same tokens: weight {roles.first_random[18, 8]:.2f} on the first token")
 
 
 def distance(a, b):
-    """0 for equal maps, 1 for maps with nothing in common; without the first query, which has no choice."""
+    """0 for equal maps, 1 for maps with nothing in common; the first query has no choice."""
     return 0.5 * np.abs(a - b).sum(axis=-1)[1:].mean()
 
 
 pairs = [(h, other) for h in range(9) for other in range(h)]
-apart = np.array([[distance(layer[h], layer[other]) for h, other in pairs] for layer in weights])
+apart = np.array([[distance(maps[h], maps[other]) for h, other in pairs] for maps in weights])
 same_group = np.array([h // 3 == other // 3 for h, other in pairs])
-print(f"distance of two maps of a layer on the cat sentence: {apart[:, same_group].mean():.2f} within a group, "
+print(f"distance of two maps of a layer on the cat sentence: "
+      f"{apart[:, same_group].mean():.2f} within a group, "
       f"{apart[:, ~same_group].mean():.2f} between groups")
 
 # %% [markdown]
-# In layer 17 heads 3, 4 and 5 share keys and all three do the job. In layer 18 heads 6, 7 and 8 share keys, two do it and
-# head 8 does not: it rests on the first token. Over all layers, maps of one group are hardly more alike than maps of
-# strangers.
+# In layer 17 heads 3, 4 and 5 share keys and all three do the job. In layer 18 heads 6, 7 and 8 share keys, two do it
+# and head 8 does not: it rests on the first token. Over all layers, on the cat sentence, maps of one group are hardly
+# more alike than maps of different groups.
 #
 # ## Exercises
 #
