@@ -196,9 +196,9 @@ axes[0].set_ylabel("second number")
 fig.supxlabel("first number", fontsize=10);
 
 # %% [markdown]
-# A head has D numbers, that is D/2 pairs, and as with the sinusoids each pair turns at its own speed, $f_p =
-# \theta^{-2p/D}$ with $\theta = 10{,}000$. (The paper calls these speeds $\theta_i$; here, as in the settings of real
-# models, $\theta$ is the base.) In a loop over pairs, and then the library's function:
+# A head has D numbers, that is D/2 pairs, and as with the sinusoids each pair turns at its own speed,
+# $f_p = \theta^{-2p/D}$ with $\theta = 10{,}000$. (The paper calls these speeds $\theta_i$; here, as in the settings of
+# real models, $\theta$ is the base.) In a loop over pairs, and then the library's function:
 
 # %%
 theta, positions = 10_000.0, np.arange(4)

@@ -241,9 +241,9 @@ for ax, (name, found_times) in zip(axes, times.items(), strict=True):
     ax.legend()
 
 # %% [markdown]
-# Fewer KV heads are faster, mostly by less than the bytes alone would make them: the operations, the softmax over $H
-# \cdot S$ weights and NumPy's own overhead stay. The argument weighs more where arithmetic outpaces memory further than
-# on this processor, as it does on GPUs and TPUs. The paper on GQA gives, for T5-XXL on its authors' machines:
+# Fewer KV heads are faster, mostly by less than the bytes alone would make them: the operations, the softmax over
+# $H \cdot S$ weights and NumPy's own overhead stay. The argument weighs more where arithmetic outpaces memory further
+# than on this processor, as it does on GPUs and TPUs. The paper on GQA gives, for T5-XXL on its authors' machines:
 #
 # | Ainslie et al. 2023, Table 1 (**the paper's, not measured here**) | seconds a sample | quality, mean of their tasks |
 # |---|---|---|
