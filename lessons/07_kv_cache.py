@@ -371,6 +371,8 @@ for ax, n, s, name in curves:
     ax.loglog(n, 1000 * np.array(s), "o-", label=f"{name}: slope {slope(n, s):.2f}")
     ax.set(xlabel="tokens in the context, n", ylabel="milliseconds a token")
     ax.legend()
+for n, s, p in [(all_n, all_s, 2), (one_n, one_s, 1)]:                # dotted: exactly n^2 and n
+    axes[0].loglog(n[-3:], 1000 * s[-3] * (np.array(n[-3:]) / n[-3]) ** p, "k:")
 axes[0].set_title("attention of one layer")
 axes[1].set_title("the whole model, 30 layers")
 axes[1].set_xticks(model_n, model_n)
@@ -379,12 +381,12 @@ print(f"a token at n = 512 of the whole model: {model_s[-1]:.2f} s recomputed, {
       f"{model_s[-1] / cached_s[-1]:.0f} times as fast")
 
 # %% [markdown]
-# Slopes are fitted to the last three points of each curve, on this machine and one thread. Left: about 2 against about 1,
-# $O(n^2)$ against $O(n)$. A cached query costs mostly overhead where $n$ is small, so its curve starts flat; and above 2 is
-# possible, where the $n \times n$ scores outgrow the processor's caches. Right: nearly 1 against about 0. That is no
-# contradiction. At these lengths most of a token's work is not attention but the products with the
-# weights, which take the same time for each token that goes through: $n$ tokens without a cache, one with it. In
-# floating-point operations a token,
+# Slopes are fitted to the last three points of each curve, on this machine and one thread; dotted are slopes of exactly 2 and
+# exactly 1. Left: the recomputed curve follows $n^2$, the cached one $n$. Where $n$ is small a cached query costs mostly
+# overhead, so its curve starts flat; both rise more steeply than dotted where their arrays outgrow the processor's caches.
+# Right: about 1 against about 0. That is no contradiction. At these lengths most of a token's work is not attention but the
+# products with the weights, which take the same time for each token that goes through: $n$ tokens without a cache, one with
+# it. In floating-point operations a token,
 #
 # $$
 # \text{recomputed: } 2Pn + 4LHD\,n^2 \qquad\text{cached: } 2P + 4LHD\,n ,
