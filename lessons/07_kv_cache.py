@@ -28,7 +28,7 @@ from matplotlib.patches import Patch
 
 import minattn as ma
 
-q, k, v = X @ W_Q, X @ W_K, X @ W_V                                   # (N, D) each: one head, N = 4, D = 4
+q, k, v = X @ W_Q, X @ W_K, X @ W_V  # (N, D) each: one head, N = 4, D = 4
 print("keys, one row a token")
 for token, row in zip(TOKENS, k, strict=True):
     print(f"{token:>5}", row.round(2))
@@ -52,8 +52,8 @@ for token, row in zip(TOKENS, k, strict=True):
 # %% [markdown]
 # ## Recompute everything
 #
-# Step after step, the text so far goes through attention again. Look down the columns: every row, once printed, comes back
-# unchanged in all later steps.
+# Step after step, the text so far goes through attention again. Look from step to step: every row, once printed, comes
+# back unchanged in all later steps.
 
 # %%
 softmax, scale, computed = ma.softmax, 1 / np.sqrt(4), 0
@@ -77,13 +77,13 @@ recomputed = out
 # %%
 K, V, rows, computed = np.empty((0, 4)), np.empty((0, 4)), [], 0
 for n in range(4):
-    x = X[n:n + 1]                                                    # (1, E): the new token alone
-    K = np.concatenate([K, x @ W_K])                                  # (n + 1, D)
+    x = X[n:n + 1]                              # (1, E): the new token alone
+    K = np.concatenate([K, x @ W_K])            # (n + 1, D)
     V = np.concatenate([V, x @ W_V])
-    weights = softmax((x @ W_Q) @ K.T * scale)                        # (1, n + 1): no mask needed, no later key exists
+    weights = softmax((x @ W_Q) @ K.T * scale)  # (1, n + 1): no mask needed, no later key exists
     rows.append(weights @ V)
     computed += weights.size
-    print(f"{TOKENS[n]:>5} looks with weights", weights[0].round(2), " and gets", rows[-1][0].round(2))
+    print(f"{TOKENS[n]:>5} looks with {weights[0].round(2)} and gets {rows[-1][0].round(2)}")
 print(f"{computed} scores in all")
 
 np.testing.assert_allclose(np.concatenate(rows), recomputed)
@@ -146,7 +146,8 @@ for n in range(4):
 for n in range(1, 5):
     both_ways = ma.attention(q[:n], k[:n], v[:n])
     causal = ma.attention(q[:n], k[:n], v[:n], causal=True)
-    print(f"{n} tokens: output of 'the' without a mask {both_ways[0].round(2)}, causal {causal[0].round(2)}")
+    print(f"n = {n}: output of 'the' without a mask {both_ways[0].round(2)}, "
+          f"causal {causal[0].round(2)}")
 
 # %% [markdown]
 # ## Built broken: the mask in the wrong corner
@@ -155,7 +156,7 @@ for n in range(1, 5):
 # $N = S$. Here it aligns the query with the **first** key.
 
 # %%
-new = np.s_[3:4]                                                      # "down" arrives; keys of all four are there
+new = np.s_[3:4]  # "down" arrives; keys of all four are there
 tril = np.tril(np.ones((1, 4), dtype=bool))
 broken, weights = ma.attention(q[new], k, v, mask=tril, return_weights=True)
 print("mask               ", tril[0].astype(int))
@@ -168,7 +169,7 @@ np.testing.assert_allclose(broken[0], v[0])
 # %% [markdown]
 # The symptom: every new token sees the first token alone, and its output is `v[0]` whatever the query says. No shape is
 # wrong and nothing is NaN. The mend is to say where the query stands. `ma.attention` aligns the last query with the last
-# key unless told otherwise, and a cache tells it. Below: two new tokens before five keys. Look where the staircase ends.
+# key unless told otherwise, and a cache tells it. Below: two new tokens and five keys. Look where the staircase ends.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8.4, 1.9), layout="constrained")
@@ -208,7 +209,7 @@ np.testing.assert_allclose(scores["right, at 3"], whole[3])
 # eight ways, and all of them give the same.
 
 # %%
-for cuts in range(8):                                                 # each bit: cut after this token, or not
+for cuts in range(8):  # each bit: cut after this token, or not
     ends = [n + 1 for n in range(3) if cuts >> n & 1] + [4]
     cache, parts, start = ma.KVCache(1, 1, 4, 4, np.float64), [], 0
     for end in ends:
@@ -229,25 +230,25 @@ for cuts in range(8):                                                 # each bit
 
 # %%
 cache = ma.KVCache(batch=2, kv_heads=1, capacity=6, head_dim=4, dtype=np.float64)
-cache.k[:], cache.v[:] = np.nan, np.nan                               # poison: whoever reads an empty slot gets NaN
-batch = np.stack([X, X])[:, None]                                     # (B, 1, N, E): row 1's last two are padding
+cache.k[:], cache.v[:] = np.nan, np.nan                     # whoever reads an empty slot gets NaN
+batch = np.stack([X, X])[:, None]                           # (B, 1, N, E); row 1 ends in padding
 k_all, v_all, q_pos, k_pos = cache.append(batch @ W_K, batch @ W_V, lengths=[4, 2])
 print("k_pos after the prompt")
 print(k_pos)
 prefill = ma.attention(batch @ W_Q, k_all, v_all, causal=True, q_pos=q_pos, k_pos=k_pos)
 
-one = X[[1, 3]][:, None, None]                                        # then "cat" to row 0, "down" to row 1
+one = X[[1, 3]][:, None, None]                              # then "cat" to row 0, "down" to row 1
 k_all, v_all, q_pos, k_pos = cache.append(one @ W_K, one @ W_V)
 out = ma.attention(one @ W_Q, k_all, v_all, causal=True, q_pos=q_pos, k_pos=k_pos)
 print("k_pos after one more token each; the queries stand at", q_pos.ravel())
 print(k_pos)
 
-for row, order in enumerate([[0, 1, 2, 3, 1], [0, 1, 3]]):            # each row alone, without any cache
+for row, order in enumerate([[0, 1, 2, 3, 1], [0, 1, 3]]):  # each row alone, without any cache
     x = X[order]
     alone = ma.attention(x @ W_Q, x @ W_K, x @ W_V, causal=True)
     np.testing.assert_allclose(out[row, 0, 0], alone[-1])
     np.testing.assert_allclose(prefill[row, 0, :len(order) - 1], alone[:-1])
-assert np.isnan(k_all[1]).any()                                       # the poison is still there, unread
+assert np.isnan(k_all[1]).any()                             # the poison is still there, unread
 
 # %% [markdown]
 # Row 1's third token took slot 2, right after its own two, and is at position 2. Masking by a large negative number would
@@ -262,7 +263,7 @@ print("weights", weights[0].round(2), " output", (weights @ v_all[1, 0])[0])
 # ## The real thing
 #
 # SmolLM2 has 30 layers, so 30 caches. `generate` uses them unless it is told not to. Where the weights are not here, the
-# same lines run on a Llama of the same shape with random weights: its words mean nothing, its times are the same.
+# same lines run on a Llama of the same shape with random weights: its words mean nothing, its times are about the same.
 
 # %%
 model, trained = course.model(), True
@@ -307,7 +308,8 @@ long = np.random.default_rng(0).integers(100, model.config.vocab, 520)
 at_once = model.forward(long[:64])
 for sizes in ([32, 32], [1, 62, 1], [5, 17, 42]):
     cache, ends = model.new_cache(capacity=64), np.cumsum(sizes)
-    pieces = [model.forward(long[end - size:end], cache=cache) for size, end in zip(sizes, ends, strict=True)]
+    pieces = [model.forward(long[end - size:end], cache=cache)
+              for size, end in zip(sizes, ends, strict=True)]
     difference = np.abs(np.concatenate(pieces) - at_once).max()
     assert difference < 1e-3
     print(f"pieces of {sizes}: {difference:.0e} (logits reach {np.abs(at_once).max():.0f})")
@@ -348,8 +350,8 @@ def step():
 
 
 for n in model_n:
-    model.hidden(long[cache.lengths[0]:n - 1], cache=cache)           # prefill up to here, not timed
-    cached_s.append(course.seconds(step, 5))                          # five tokens, n to n + 4
+    model.hidden(long[cache.lengths[0]:n - 1], cache=cache)  # prefill up to here, not timed
+    cached_s.append(course.seconds(step, 5))                 # five tokens, n to n + 4
 
 
 def anew(n):
@@ -364,29 +366,30 @@ def slope(n, s):
     return np.polyfit(np.log(n[-3:]), np.log(s[-3:]), 1)[0]
 
 
-fig, axes = plt.subplots(1, 2, figsize=(9.2, 3.7), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(9.2, 4), layout="constrained")
 curves = [(axes[0], all_n, all_s, "recomputed"), (axes[0], one_n, one_s, "with a cache"),
           (axes[1], model_n, model_s, "recomputed"), (axes[1], model_n, cached_s, "with a cache")]
 for ax, n, s, name in curves:
-    ax.loglog(n, 1000 * np.array(s), "o-", label=f"{name}: slope {slope(n, s):.2f}")
+    marker = "o-" if name == "recomputed" else "s-"
+    ax.loglog(n, 1000 * np.array(s), marker, label=f"{name}: slope {slope(n, s):.2f}")
     ax.set(xlabel="tokens in the context, n", ylabel="milliseconds a token")
-    ax.legend()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=9)
 for n, s, p in [(all_n, all_s, 2), (one_n, one_s, 1)]:                # dotted: exactly n^2 and n
     axes[0].loglog(n[-3:], 1000 * s[-3] * (np.array(n[-3:]) / n[-3]) ** p, "k:")
 axes[0].set_title("attention of one layer")
 axes[1].set_title("the whole model, 30 layers")
 axes[1].set_xticks(model_n, model_n)
 axes[1].set_xticks([], minor=True)
-print(f"a token at n = 512 of the whole model: {model_s[-1]:.2f} s recomputed, {cached_s[-1]:.3f} s with a cache, "
-      f"{model_s[-1] / cached_s[-1]:.0f} times as fast")
+print(f"a token at n = 512 of the whole model: {model_s[-1]:.2f} s recomputed, "
+      f"{cached_s[-1]:.3f} s with a cache, {model_s[-1] / cached_s[-1]:.0f} times as fast")
 
 # %% [markdown]
-# Slopes are fitted to the last three points of each curve, on this machine and one thread; dotted are slopes of exactly 2 and
-# exactly 1. Left: the recomputed curve follows $n^2$, the cached one $n$. Where $n$ is small a cached query costs mostly
-# overhead, so its curve starts flat; both rise more steeply than dotted where their arrays outgrow the processor's caches.
-# Right: about 1 against about 0. That is no contradiction. At these lengths most of a token's work is not attention but the
-# products with the weights, which take the same time for each token that goes through: $n$ tokens without a cache, one with
-# it. In floating-point operations a token,
+# Slopes are fitted to the last three points of each curve, measured here with one thread; the dotted lines have slopes
+# of exactly 2 and 1. Left: the recomputed curve follows $n^2$, the cached one $n$. Where $n$ is small a cached query
+# costs mostly overhead, so its curve starts flat; both may rise more steeply than dotted where their arrays outgrow the
+# processor's own fast memory. Right: about 1 against about 0. That is no contradiction. At these lengths most of a
+# token's work is not attention but the products with the weights, which take the same time for each token that goes
+# through: $n$ tokens without a cache, one with it. In floating-point operations a token, the logits left aside,
 #
 # $$
 # \text{recomputed: } 2Pn + 4LHD\,n^2 \qquad\text{cached: } 2P + 4LHD\,n ,
@@ -414,8 +417,10 @@ print(f"SmolLM2: P = {P:,} weights in the layers; both terms are equal at n = {e
 # %%
 llama = ma.models.LlamaConfig.llama_3_1_8b()
 assert llama.kv_bytes(1, "bfloat16") == 2 * 32 * 8 * 128 * 2 == 131_072
-assert c.kv_bytes(1, np.float32) == 2 * 30 * 3 * 64 * 4 == 46_080 == model.new_cache(capacity=1).nbytes
-for name, config, dtype in [("SmolLM2, float32", c, "float32"), ("Llama 3.1 8B, bfloat16", llama, "bfloat16")]:
+assert c.kv_bytes(1, np.float32) == 2 * 30 * 3 * 64 * 4 == 46_080
+assert model.new_cache(capacity=1).nbytes == 46_080
+for name, config, dtype in [("SmolLM2, float32", c, "float32"),
+                            ("Llama 3.1 8B, bfloat16", llama, "bfloat16")]:
     one, whole = config.kv_bytes(1, dtype), config.kv_bytes(config.context, dtype) / 2**30
     print(f"{name:22} {one:>8,} bytes a token; {whole:6.2f} GiB at its {config.context:,} tokens")
 assert llama.kv_bytes(128 * 1024, "bfloat16") == 16 * 2**30
@@ -430,8 +435,9 @@ print(f"The 8B model's weights take {weights_bytes / 2**30:.1f} GiB: its cache i
 #
 # ## A cache that does not grow
 #
-# `ma.RollingCache` keeps the first tokens and a window of the latest ones, in memory that depends on the window alone. Here
-# a window of 4 and 1 first token, over the course's sentence. Look at the last column: the bytes stay.
+# `ma.RollingCache` keeps the first tokens and a window of the latest ones, in memory that depends on the window alone.
+# Here a window of 4 and 1 first token, over the course's sentence; the queries, keys and values are drawn at random.
+# Look at the last column: the bytes stay.
 
 # %%
 words = course.SENTENCE.split()
@@ -450,9 +456,9 @@ for n, word in enumerate(words):
 np.testing.assert_allclose(np.concatenate(outs, axis=2), ma.attention(qs, ks, vs, **options))
 
 # %% [markdown]
-# The outputs equal attention over everything under the same mask, asserted in the last line. The second list of positions
-# counts *inside the cache*, without the gap after the first token: StreamingLLM (Xiao et al. 2023) rotates by these, so that
-# a model never meets a distance that is longer than its cache. A later lesson takes it up.
+# The outputs equal attention over everything under the same mask, asserted in the last line. The second list of
+# positions counts *inside the cache*, without the gap after the first token: StreamingLLM (Xiao et al. 2023) rotates by
+# these, so that a model never meets a distance that is longer than its cache.
 
 # %% [markdown]
 # ## Exercises
@@ -491,7 +497,8 @@ def try_decode(n, D):
     if result[0].shape != want.shape or not np.allclose(result[0], want):
         return f"the output row is {result[0]}, it should be {want}"
     grown = np.shape(result[1]) == np.shape(result[2]) == (n, D)
-    return "right" if grown and np.allclose(result[1:], [b, c]) else "the grown K and V are not all keys and values"
+    right = grown and np.allclose(result[1:], [b, c])
+    return "right" if right else "the grown K and V are not all keys and values"
 
 
 print("1 token:", try_decode(1, 3), "| 5 tokens:", try_decode(5, 2))
@@ -522,7 +529,8 @@ def users(memory, length, config):
 
 
 answers = [users(80 * 10**9, length, llama) for length in (8_192, 131_072)]
-print("fill in the blank" if None in answers else "right" if answers == [59, 3] else f"not yet: {answers}")
+verdict = "right" if answers == [59, 3] else f"not yet: {answers}"
+print("fill in the blank" if None in answers else verdict)
 
 # %% [markdown]
 # ## Three questions
