@@ -177,6 +177,7 @@ top_left = ma.masks.causal().dense(2, 5, q_pos=np.arange(2), k_pos=np.arange(5))
 ends_together = ma.masks.causal().dense(2, 5)                         # the default: q_pos = [3, 4]
 ma.plot.mask(top_left, ax=axes[0], title="broken: queries at 0 and 1", legend=False)
 ma.plot.mask(ends_together, ax=axes[1], title="right: queries at 3 and 4")
+axes[1].set_yticks([0, 1], [3, 4])                                    # rows by position, not by number
 assert ends_together.sum(axis=1).tolist() == [4, 5]
 
 # %% [markdown]
@@ -435,9 +436,9 @@ print(f"The 8B model's weights take {weights_bytes / 2**30:.1f} GiB: its cache i
 #
 # ## A cache that does not grow
 #
-# `ma.RollingCache` keeps the first tokens and a window of the latest ones, in memory that depends on the window alone.
-# Here a window of 4 and 1 first token, over the course's sentence; the queries, keys and values are drawn at random.
-# Look at the last column: the bytes stay.
+# `ma.RollingCache` keeps the first tokens and a window of the latest ones, in memory that does not depend on the length
+# of the text. Here a window of 4 and 1 first token, over the course's sentence; the queries, keys and values are drawn
+# at random. Look at the last column: the bytes stay.
 
 # %%
 words = course.SENTENCE.split()
