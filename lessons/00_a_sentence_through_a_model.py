@@ -250,10 +250,11 @@ print(s.prompt + "|" + s.written)
 
 # %%
 c = config
-matrices = 2 * c.n_parameters * N
+weights = c.n_parameters - (2 * c.layers + 1) * c.dim  # a norm is no matrix
+matrices = 2 * weights * N
 looking = 4 * N * N * c.head_dim * c.heads * c.layers
 print(f"{N} tokens: {matrices / 1e9:.2f} GFLOP in matrices, {looking / 1e9:.4f} GFLOP in looking")
-equal = c.n_parameters / (2 * c.head_dim * c.heads * c.layers)
+equal = weights / (2 * c.head_dim * c.heads * c.layers)
 print(f"looking grows with N * N: it catches up at N = {equal:,.0f} tokens")
 took = course.seconds(lambda: ma.attention(s.q, s.k, s.v, causal=True), repeats=20)
 print(f"measured here: {took * 1e3:7.2f} ms for the attention of layer 13")
