@@ -25,8 +25,9 @@
 # | width of a head | $D$ | 128 | 64 |
 # | tokens that exist | $V$ | 128,256 | 49,152 |
 #
-# Llama 3.1 8B is described in [arXiv:2407.21783](https://arxiv.org/abs/2407.21783), Table 3. It is too large to run here;
-# SmolLM2 has the same parts, and will be run one by one.
+# Llama 3.1 8B is described in [arXiv:2407.21783](https://arxiv.org/abs/2407.21783), Table 3. ($V$ is that of the released
+# weights: 128,000 tokens of text and 256 special ones.) It is too large to run here; SmolLM2 has the same parts, and they will
+# be run one by one.
 
 # %%
 import course
@@ -43,6 +44,8 @@ seven = ("layers", "dim", "hidden", "heads", "kv_heads", "head_dim", "vocab")
 assert [getattr(llama, name) for name in seven] == [32, 4_096, 14_336, 32, 8, 128, 128_256]
 assert [getattr(smol, name) for name in seven] == [30, 576, 1_536, 9, 3, 64, 49_152]
 assert (llama.rope_theta, smol.rope_theta) == (500_000, 100_000)
+ends = smol.vocab * smol.dim                        # once more, were they not tied
+assert round(100 * 2 * ends / (smol.n_parameters + ends)) == 35
 
 # %% [markdown]
 # ## Predict before you run
@@ -50,7 +53,7 @@ assert (llama.rope_theta, smol.rope_theta) == (500_000, 100_000)
 # One layer of the 8B model has the matrices $W_Q$ $(E, HD)$, $W_K$ and $W_V$ $(E, GD)$, $W_O$ $(HD, E)$, and in its
 # feed-forward part $W_1$ and $W_3$ $(E, F)$ and $W_2$ $(F, E)$.
 #
-# 1. How many times as large as $W_Q$ is $W_1$? How many times as small is $W_K$?
+# 1. How many times as large as $W_Q$ is $W_1$? And $W_K$?
 # 2. So which share of a layer is attention: about a half, a third, or a fifth?
 #
 # <details><summary>Answer</summary>
@@ -67,10 +70,11 @@ assert (llama.rope_theta, smol.rope_theta) == (500_000, 100_000)
 
 # %%
 L, E, F, H, G, D, V = (getattr(llama, name) for name in seven)
-lines = [("embedding", "V E", 1, V * E), ("norm_attention", "L E", L, E), ("w_q", "L E H D", L, E * H * D),
-         ("w_k", "L E G D", L, E * G * D), ("w_v", "L E G D", L, E * G * D), ("w_o", "L H D E", L, H * D * E),
-         ("norm_ffn", "L E", L, E), ("w_gate", "L E F", L, E * F), ("w_up", "L E F", L, E * F),
-         ("w_down", "L F E", L, F * E), ("norm", "E", 1, E), ("head", "E V", 1, E * V)]
+lines = [("embedding", "V E", 1, V * E), ("norm_attention", "L E", L, E),
+         ("w_q", "L E H D", L, E * H * D), ("w_k", "L E G D", L, E * G * D),
+         ("w_v", "L E G D", L, E * G * D), ("w_o", "L H D E", L, H * D * E), ("norm_ffn", "L E", L, E),
+         ("w_gate", "L E F", L, E * F), ("w_up", "L E F", L, E * F), ("w_down", "L F E", L, F * E),
+         ("norm", "E", 1, E), ("head", "E V", 1, E * V)]
 total = sum(times * size for _, _, times, size in lines)
 for name, formula, times, size in lines:
     count = times * size
@@ -84,22 +88,25 @@ assert total == 8_030_261_248
 
 # %%
 assert llama.parameters() == {name: times * size for name, _, times, size in lines}
-family = {"SmolLM2": smol, "8B": llama, "70B": LlamaConfig.llama_3_1_70b(), "405B": LlamaConfig.llama_3_1_405b()}
+family = {"SmolLM2": smol, "8B": llama,
+          "70B": LlamaConfig.llama_3_1_70b(), "405B": LlamaConfig.llama_3_1_405b()}
 counts = [config.n_parameters for config in family.values()]
 assert counts == [134_515_008, 8_030_261_248, 70_553_706_496, 405_853_388_800]
 
 kinds = {"embedding": ["embedding"], "W_Q, W_O": ["w_q", "w_o"], "W_K, W_V": ["w_k", "w_v"],
-         "feed-forward": ["w_gate", "w_up", "w_down"], "head": ["head"]}    # the norms: below 0.04 % everywhere
+         "feed-forward": ["w_gate", "w_up", "w_down"], "head": ["head"]}  # the norms: below 0.04 %
 share = {model: {kind: sum(config.parameters().get(part, 0) for part in parts) / config.n_parameters
                  for kind, parts in kinds.items()} for model, config in family.items()}
-print(f"{'':8} {'L':>3} {'E':>6} {'F':>6} {'H':>3} {'G':>2} {'parameters':>15}", *(f"{kind:>12}" for kind in kinds))
+assert all(1 - sum(parts.values()) < 0.0004 for parts in share.values())
+print(f"{'':8} {'L':>3} {'E':>5} {'F':>5} {'H':>3} {'G':>1} {'parameters':>15}",
+      *(f"{kind:>12}" for kind in kinds))
 for model, c in family.items():
-    print(f"{model:8} {c.layers:3} {c.dim:6} {c.hidden:6} {c.heads:3} {c.kv_heads:2} {c.n_parameters:>15,}",
+    print(f"{model:8} {c.layers:3} {c.dim:5} {c.hidden:5} {c.heads:3} {c.kv_heads} {c.n_parameters:>15,}",
           *(f"{each:12.2%}" for each in share[model].values()))
 
 # %% [markdown]
 # Look at the feed-forward part, which has most of the parameters in every one of them, and at the two ends: the embedding
-# and the head do not grow with the layers, so in a small model they weigh much and in a large one little.
+# and the head do not grow with the number of layers, so they are much of a small model and little of a large one.
 
 # %%
 fig, ax = plt.subplots(figsize=(8.5, 2.7), layout="constrained")
@@ -110,8 +117,9 @@ for kind, colour in zip(kinds, colours, strict=True):
     ax.barh(range(4), wide, left=start, label=kind, color=colour)
     for row in range(4):
         if wide[row] > 4:
-            paper = "white" if kind in ("feed-forward", "W_Q, W_O") else "black"
-            ax.text(start[row] + wide[row] / 2, row, f"{wide[row]:.0f}", ha="center", va="center", color=paper)
+            ink = "white" if kind in ("feed-forward", "W_Q, W_O") else "black"
+            middle = start[row] + wide[row] / 2
+            ax.text(middle, row, f"{wide[row]:.0f}", ha="center", va="center", color=ink)
     start += wide
 ax.set(yticks=range(4), yticklabels=list(family), xlim=(0, 100), xlabel="% of the parameters")
 ax.invert_yaxis()
@@ -133,7 +141,7 @@ print(f"with the rounded sizes {rounded:,}: {1 - rounded / llama.n_parameters:.1
 # %% [markdown]
 # ## The same parts, run one by one
 #
-# A Llama is $L$ equal layers between an embedding and a head. With $n(\cdot)$ for the norm, a layer is two additions:
+# A Llama is $L$ layers of one shape between an embedding and a head. With $n(\cdot)$ for the norm, a layer is two additions:
 #
 # $$
 # y = x + \mathrm{Attn}(n(x)) \qquad z = y + W_2\big(\mathrm{silu}(W_1\, n(y)) \ast W_3\, n(y)\big)
@@ -182,9 +190,10 @@ row, squares = X[0], 0.0
 for number in row:
     squares += number**2
 root = (squares / len(row)) ** 0.5
-print(f"'the' {row}: squares sum to {squares:.4f}, root mean square {root:.4f}, divided {(row / root).round(2)}")
+print(f"'the' {row}: squares sum to {squares:.4f}, root mean square {root:.4f}")
+print(f"divided {(row / root).round(2)}")
 np.testing.assert_allclose(rms_norm(row, np.ones(4), eps=0), row / root)
-np.testing.assert_allclose(rms_norm(100 * row, np.ones(4), eps=0), row / root)        # the size is gone
+np.testing.assert_allclose(rms_norm(100 * row, np.ones(4), eps=0), row / root)  # the size is gone
 
 n = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + c.norm_eps) * w["norm_attention"]
 np.testing.assert_allclose(n, rms_norm(x, w["norm_attention"], c.norm_eps), rtol=1e-5)
@@ -200,20 +209,21 @@ np.testing.assert_allclose(n, rms_norm(x, w["norm_attention"], c.norm_eps), rtol
 # head at position $i$ by the angle $i\,\theta^{-2p/D}$ (lesson 06). This is the only place where a position enters.
 
 # %%
-q, k, v = (ma.split_heads(n @ w[name], heads) for name, heads in [("w_q", 9), ("w_k", 3), ("w_v", 3)])
+many = {"w_q": 9, "w_k": 3, "w_v": 3}
+q, k, v = (ma.split_heads(n @ w[name], heads) for name, heads in many.items())
 print("q", q.shape, " k", k.shape, " v", v.shape)
 
 turn = {"layout": c.rope_layout, "theta": c.rope_theta}
 q_turned, k_turned = ma.rope(q, positions, **turn), ma.rope(k, positions, **turn)
 
-i, p = 7, 2                                                           # one pair of one query, by hand
+i, p = 7, 2                                         # one pair of one query, by hand
 angle = i * c.rope_theta ** (-2 * p / c.head_dim)
-a, b = q[0, i, 2 * p], q[0, i, 2 * p + 1]                             # interleaved layout: neighbours are a pair
+a, b = q[0, i, 2 * p], q[0, i, 2 * p + 1]           # interleaved layout: neighbours are a pair
 hand = [a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)]
 np.testing.assert_allclose(q_turned[0, i, 2 * p:2 * p + 2], hand, rtol=1e-5, atol=1e-6)
 for name, config in family.items():
     slowest = 2 * np.pi * config.rope_theta ** (1 - 2 / config.head_dim)
-    print(f"{name:8} theta {config.rope_theta:>9,.0f}: the slowest pair turns once in {slowest:>11,.0f} tokens")
+    print(f"{name:8} theta {config.rope_theta:>7,.0f}: slowest pair turns once in {slowest:>9,.0f} tokens")
 
 # %% [markdown]
 # (Llama 3.1 slows its slowest pairs down by another factor of 8: `Llama3Scaling`.)
@@ -223,12 +233,15 @@ for name, config in family.items():
 # $$
 # y = x + \mathrm{concat}_h\big(\mathrm{softmax}(q_h k_g^T / \sqrt D)\, v_g\big)\, W_O
 # $$
+#
+# Query head $h$ reads KV head $g$, the whole part of $h / (H / G)$, and the scores are masked: causal. To add to $x$ and not
+# to replace it is a *residual connection*.
 
 # %%
 mixed = ma.attention(q_turned, k_turned, v, causal=True)              # (H, N, D)
 y = x + ma.merge_heads(mixed) @ w["w_o"]                              # (N, H * D) @ (H * D, E)
 print("attention", mixed.shape, " merged", ma.merge_heads(mixed).shape, " y", y.shape)
-alone = ma.attention(q_turned[4], k_turned[4 // 3], v[4 // 3], causal=True)              # head 4 by itself
+alone = ma.attention(q_turned[4], k_turned[4 // 3], v[4 // 3], causal=True)  # head 4 by itself
 np.testing.assert_allclose(mixed[4], alone, rtol=1e-4, atol=1e-6)
 
 # %% [markdown]
@@ -238,7 +251,7 @@ np.testing.assert_allclose(mixed[4], alone, rtol=1e-4, atol=1e-6)
 # z = y + W_2\big(\mathrm{silu}(W_1\, n(y)) \ast W_3\, n(y)\big)
 # $$
 #
-# Each of the $F$ channels has a *gate*, $\mathrm{silu}(u) = u\,\sigma(u)$ of one product, that decides how much of the other
+# Each of the $F$ channels has a *gate*, $\mathrm{silu}(u) = u / (1 + e^{-u})$ of one product, that decides how much of the other
 # product passes. By hand for 'the', with three of the course's matrices standing in for the weights:
 
 # %%
@@ -257,8 +270,8 @@ np.testing.assert_allclose(z, m.block(0, x, positions), rtol=1e-4, atol=1e-4)
 print("z", z.shape, "is layer 0's output, equal to m.block(0, x, positions)")
 
 # %% [markdown]
-# The gate is not a switch: $\mathrm{silu}$ is near 0 for negative numbers and near $u$ for positive ones, and dips a little
-# below 0 in between.
+# The gate is not a switch: $\mathrm{silu}$ is near 0 for large negative numbers and near $u$ for large positive ones. Look at the
+# dip below 0 in between.
 
 # %%
 u = np.linspace(-6, 6, 200)
@@ -273,17 +286,17 @@ ax.legend();
 # ### All layers, the last norm, the head
 #
 # $$
-# \mathrm{logits} = n(x)\, W_{head}
+# \mathrm{logits} = n(x)\, W_{\mathrm{head}}
 # $$
 #
 # One layer in six lines, thirty times. SmolLM2's head is its embedding, transposed: a token's score is the dot product of its
-# own row of the embedding with the row that comes out at the end.
+# own row of the embedding with the normed row that comes out at the end.
 
 # %%
 def layer(w, x):
     """(N, E) -> (N, E), with the weights of one layer."""
     n = rms_norm(x, w["norm_attention"], c.norm_eps)
-    q, k, v = ma.split_heads(n @ w["w_q"], 9), ma.split_heads(n @ w["w_k"], 3), ma.split_heads(n @ w["w_v"], 3)
+    q, k, v = (ma.split_heads(n @ w[name], heads) for name, heads in many.items())
     q, k = ma.rope(q, positions, **turn), ma.rope(k, positions, **turn)
     y = x + ma.merge_heads(ma.attention(q, k, v, causal=True)) @ w["w_o"]
     n = rms_norm(y, w["norm_ffn"], c.norm_eps)
@@ -308,23 +321,27 @@ assert m.generate(ids, max_new_tokens=1, stop=(), progress=False) == [int(logits
 #
 # ## What runs along the middle
 #
-# Every layer *adds* to the row that it was given. The picture follows the size of each token's row (root mean square) from
-# the embedding through all layers of the trained model. Look for the one line that leaves the others.
+# Every layer *adds* to the row that it was given (the *residual stream*, lesson 04). The picture follows the size of each
+# token's row (root mean square) from the embedding through all layers of the trained model. Look for the one line that
+# leaves the others.
 
 # %%
 found = course.real("stream")
 fig, ax = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
 for s, token in enumerate(found.tokens):
-    ax.semilogy(found.rms[:, s], color=plt.cm.viridis(s / len(found.tokens)), label=f"{s} {token.strip()}")
+    color = plt.cm.viridis(s / len(found.tokens))
+    ax.semilogy(found.rms[:, s], color=color, label=f"{s} {token.strip()}")
+ax.text(20, 500, "0 The", ha="center", va="top")
+ax.text(6, 40, "0 The and 4 the", ha="center")
 ax.set(xlabel="layers passed", ylabel="root mean square of x")
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-print(f"after 20 layers: first token {found.rms[20, 0]:.0f}, the others {found.rms[20, 1:].min():.0f} to "
-      f"{found.rms[20, 1:].max():.0f}")
+first, *others = found.rms[20]
+print(f"after 20 layers: first token {first:.0f}, the others {min(others):.0f} to {max(others):.0f}")
 
 # %% [markdown]
-# From layer 12 on the first token's row is far larger than all others, at layer 20 about a hundred times. (For some layers
-# before, the second 'the' rises as high as the first.) It is the token that so many heads rest on when they have nothing to
-# do (lesson 04). The norm before each part brings rows of any size to one size, so that the same weights fit them all.
+# After 12 layers the first token's row is far larger than all others, after 20 about a hundred times as large. (For some
+# layers before, the second 'the' rises as high as the first.) It is the token that so many heads rest on (lesson 04). The
+# norm before each part brings rows of any size to one size, so that the same weights fit them all.
 #
 # ## Built broken: gate and up exchanged
 #
@@ -332,8 +349,8 @@ print(f"after 20 layers: first token {found.rms[20, 0]:.0f}, the others {found.r
 
 # %%
 for name, guess, loss in zip(found.names, found.guess, found.losses, strict=True):
-    print(f"{name:22} 'The capital of France is' -> {guess!r:9} mean loss on a paragraph {loss:5.2f}")
-print(f"{'a blind guess':22} {'':41} mean loss {np.log(smol.vocab):15.2f}")
+    print(f"{name:22} 'The capital of France is' -> {guess!r:9} loss on a paragraph {loss:5.2f}")
+print(f"{'a blind guess':22} {np.log(smol.vocab):63.2f}")
 
 w = m.layers[0]
 swapped = (silu(n @ w["w_up"]) * (n @ w["w_gate"])) @ w["w_down"]
@@ -366,15 +383,17 @@ def operations(config):
 for name, config in family.items():
     ops = operations(config)
     *products, per_key = ops.values()
-    print(f"{name:8}", ", ".join(f"{part} {number / 1e9:.3g} G" for part, number in list(ops.items())[:3]))
-    print(f"{'':8} attention {per_key:,} for each key: overtakes the feed-forward part "
-          f"at n = {products[0] / per_key:,.0f}, all products at {sum(products) / per_key:,.0f}")
-    assert products[0] / per_key == 1.5 * config.hidden * config.dim / (config.heads * config.head_dim)
+    print(f"{name:8}", ", ".join(f"{part} {ops[part] / 1e9:.3g} G" for part in list(ops)[:3]))
+    print(f"{'':8} attention {per_key:,} a key: more than feed-forward from n = "
+          f"{products[0] / per_key:,.0f}, than all products from {sum(products) / per_key:,.0f}")
+    assert config.heads * config.head_dim == config.dim
+    assert products[0] / per_key == 1.5 * config.hidden
 
 # %% [markdown]
 # With $H D = E$, as in all four, the first crossing is at $n = \tfrac32 F$ whatever else was chosen: 21,504 tokens for 8B,
 # 2,304 for SmolLM2. So the answer to the first question: neither most of the parameters nor, in short contexts, most of the
-# work is attention; in long contexts most of the work is. Look where the rising line meets the level ones.
+# work is attention; in long contexts most of the work is. Look where the rising line meets the level ones;
+# the grey upright line is at $\tfrac32 F$.
 
 # %%
 assert 1.5 * llama.hidden == 21_504
@@ -383,8 +402,9 @@ fig, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 for ax, (name, config) in zip(axes, [("SmolLM2", smol), ("Llama 3.1 8B", llama)], strict=True):
     context = np.logspace(1, np.log10(config.context), 50)
     *products, per_key = operations(config).items()
-    for (part, number), colour in zip(products, ["#443983", "#26828e", "#8f8f8f"], strict=True):
-        ax.loglog(context, np.full(50, number / 1e9), color=colour, label=part)
+    looks = [("#443983", "-"), ("#26828e", "-."), ("#6b6b6b", ":")]
+    for (part, number), (colour, line) in zip(products, looks, strict=True):
+        ax.loglog(context, np.full(50, number / 1e9), line, color=colour, label=part)
     ax.loglog(context, per_key[1] * context / 1e9, "--", color="#d1495b", label="attention")
     ax.axvline(1.5 * config.hidden, color="#c9c9c9", zorder=0)
     ax.set(title=name, xlabel="keys in the context, n", ylabel="billion operations a token")
@@ -393,14 +413,15 @@ axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False);
 # %% [markdown]
 # ## What it costs: bytes
 #
-# In bfloat16, 2 bytes a number: the weights are read once for every token that is decoded, and so is the cache
-# (lesson 07).
+# In bfloat16, 2 bytes a number: the weights (of the embedding, one row) are read once for every token that is decoded, and so
+# is the cache (lesson 07).
 
 # %%
 for name, config in family.items():
     whole = config.kv_bytes(config.context, "bfloat16") / 2**30
     weights = 2 * config.n_parameters / 2**30
-    print(f"{name:8} weights {weights:6.1f} GiB; cache {config.kv_bytes(1, 'bfloat16'):>7,} bytes a token, "
+    token = config.kv_bytes(1, "bfloat16")
+    print(f"{name:8} weights {weights:6.1f} GiB; cache {token:>7,} bytes a token, "
           f"{whole:5.2f} GiB at {config.context:,} tokens")
 assert llama.kv_bytes(1, "bfloat16") == 131_072
 assert smol.kv_bytes(1, np.float32) == 46_080
@@ -408,32 +429,32 @@ assert smol.kv_bytes(1, np.float32) == 46_080
 # %% [markdown]
 # ## What it costs: time, measured here
 #
-# One token of the SmolLM2 shape at the end of 1,024, each part alone, in all layers; float32, one thread. One row uses each
-# weight once, so these products wait for memory (lesson 08). The last line shows what the same processor does when 64 rows
-# share what was read, as they do in a prompt.
+# One token of the SmolLM2 shape at the end of 1,024, each part alone, in all layers; float32. (What is shown was measured with
+# one thread.) One row uses each weight once, so these products wait for memory (lesson 08). The last line shows what the same
+# processor does when 64 rows share what was read, as they do in a prompt.
 
 # %%
 rng = np.random.default_rng(0)
-one = rng.standard_normal((1, c.dim), dtype=np.float32)
+ops, one = operations(c), rng.standard_normal((1, c.dim), dtype=np.float32)
 rows = rng.standard_normal((64, c.dim), dtype=np.float32)
 q = rng.standard_normal((9, 1, 64), dtype=np.float32)
-cached = rng.standard_normal((30, 2, 3, 1024, 64), dtype=np.float32)  # each layer has keys and values of its own
-ops = operations(c)
+cached = rng.standard_normal((30, 2, 3, 1024, 64), dtype=np.float32)  # keys and values of each layer
 
 
 def thirty(part):
-    return lambda: [part(w) for w in m.layers]                        # all layers: each reads its own weights
+    return lambda: [part(w) for w in m.layers]      # all layers: each reads its own weights
 
 
-parts = {
-    "feed-forward": (thirty(lambda w: swiglu(one, w["w_gate"], w["w_up"], w["w_down"])), ops["feed-forward"]),
-    "W_Q W_K W_V W_O": (thirty(lambda w: [one @ w[x] for x in ("w_q", "w_k", "w_v", "w_o")]), ops["W_Q W_K W_V W_O"]),
-    "attention": (lambda: [ma.attention(q, k, v, causal=True) for k, v in cached], 1024 * ops["attention, each key"]),
-    "head": (lambda: one @ m.head, ops["head"]),
-    "feed-forward x 64": (thirty(lambda w: swiglu(rows, w["w_gate"], w["w_up"], w["w_down"])),
-                          64 * ops["feed-forward"]),
+runs = {
+    "feed-forward": thirty(lambda w: swiglu(one, w["w_gate"], w["w_up"], w["w_down"])),
+    "W_Q W_K W_V W_O": thirty(lambda w: [one @ w[x] for x in ("w_q", "w_k", "w_v", "w_o")]),
+    "head": lambda: one @ m.head,
+    "attention": lambda: [ma.attention(q, k, v, causal=True) for k, v in cached],
+    "feed-forward x 64": thirty(lambda w: swiglu(rows, w["w_gate"], w["w_up"], w["w_down"])),
 }
-for name, (run, number) in parts.items():
+more = {"attention": 1024 * ops["attention, each key"], "feed-forward x 64": 64 * ops["feed-forward"]}
+for name, run in runs.items():
+    number = {**ops, **more}[name]
     s = course.seconds(run, 5)
     print(f"{name:18} {number / 1e6:8.1f} million operations, {1000 * s:6.1f} ms, "
           f"{number / s / 1e9:5.1f} billion operations a second")
@@ -441,7 +462,7 @@ for name, (run, number) in parts.items():
 # %% [markdown]
 # ## Exercises
 #
-# **1 (easy).** Write `rms_norm` for rows of any number of axes, without looking it up.
+# **1 (easy).** Write RMSNorm over the last axis of an array with any number of axes, without looking it up.
 #
 # <details><summary>Hint</summary>
 #
@@ -546,8 +567,8 @@ print([try_hidden(llama, 32), try_hidden(smol, 9)])
 #
 # <details><summary>Answer</summary>
 #
-# They have $V E$ weights each, the layers together about $12 L E^2$: the ends grow with $E$, the layers with $L E^2$. SmolLM2
-# also stores the two as one; untied they would take 35 %.
+# They have $V E$ weights each, the layers together 11 (SmolLM2) to 13 (8B) times $L E^2$: the ends grow with $E$, the layers
+# with $L E^2$. SmolLM2 also stores the two as one; untied they would take 35 %.
 #
 # </details>
 #
