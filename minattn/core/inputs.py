@@ -39,6 +39,7 @@ class Inputs:
     k_pos: np.ndarray                 # (B or 1, S)
     heads: np.ndarray                 # original index of each query head here
     rows: np.ndarray                  # original index of each query here
+    columns: np.ndarray               # original index of each key here
     sizes: tuple                      # (B, N, S) of the whole problem
 
     @property
@@ -52,7 +53,8 @@ class Inputs:
 
     def grid(self):
         """b, h, i, j (and n, s) of every score, as arrays that broadcast to (B, H, N, S)."""
-        return grid(self.q_pos, self.k_pos, batch=self.batch, heads=self.heads, rows=self.rows, sizes=self.sizes)
+        return grid(self.q_pos, self.k_pos, batch=self.batch, heads=self.heads, rows=self.rows, columns=self.columns,
+                    sizes=self.sizes)  # fmt: skip
 
     def visible(self):
         """Who may attend to whom: booleans that broadcast to (B, H, N, S), or None for everyone to everything."""
@@ -87,6 +89,18 @@ class Inputs:
             sink_logits=None if self.sink_logits is None else self.sink_logits[heads],
             q_pos=self.q_pos[:, rows], heads=self.heads[heads], rows=self.rows[rows],
         ), lse  # fmt: skip
+
+    def tile(self, rows, keys):
+        """The problem of a slice of the queries before a slice of the keys, as views of this one."""
+
+        def part(a):
+            return a[:, :, slice(None) if a.shape[2] == 1 else rows, slice(None) if a.shape[3] == 1 else keys]
+
+        return replace(
+            self, q=self.q[:, :, rows], k=self.k[:, :, keys], v=None if self.v is None else self.v[:, :, keys],
+            bias=None if self.bias is None else part(self.bias), array=None if self.array is None else part(self.array),
+            q_pos=self.q_pos[:, rows], k_pos=self.k_pos[:, keys], rows=self.rows[rows], columns=self.columns[keys],
+        )  # fmt: skip
 
     def accept(self, name, array, dim=()):
         """A result that the caller hands back, (..., H, N) or (..., H, N, Dv), as (B, H, N) or (B, H, N, Dv)."""
@@ -143,7 +157,7 @@ def prepare(q, k, *values, mask=None, bias=None, causal=False, q_pos=None, k_pos
         bias=bias, sink_logits=sink_logits, rule=rule, array=array,
         q_pos=positions("q_pos", q_pos, "N", np.arange(S - N, S), lead),
         k_pos=positions("k_pos", k_pos, "S", np.arange(S), lead),
-        heads=np.arange(H), rows=np.arange(N), sizes=(batch, N, S),
+        heads=np.arange(H), rows=np.arange(N), columns=np.arange(S), sizes=(batch, N, S),
     )  # fmt: skip
 
 

@@ -172,29 +172,42 @@ def backward(x, dout, out=None, lse=None, score_mod_grad=None):
     """
     named = dict(stages(x))
     weights, lse = normalize(x, named["masked"], lse)
-    dout = dout.astype(x.work, copy=False)
-    out = weighted_values(x, weights) if out is None else out.astype(x.work, copy=False)
-    q, k, v = (a.astype(x.work, copy=False) for a in (x.q, x.k, x.v))
+    out = weighted_values(x, weights) if out is None else out
+    delta = row_delta(x, dout, out)
+    return (*pairs_backward(x, named, weights, dout, delta, score_mod_grad), sink_backward(x, lse, delta))
+
+
+def row_delta(x, dout, out):
+    """rowsum(dO * O), which is rowsum(P * dP): (B, H, N); 0 for a row that sees nothing."""
+    return np.where(out == 0, 0, dout.astype(x.work, copy=False) * out.astype(x.work, copy=False)).sum(axis=-1)
+
+
+def sink_backward(x, lse, delta):
+    """dsink (H,), or None without sinks. A sink is a key whose value is 0, so its dP is 0 and its dS is -P delta."""
+    if x.sink_logits is None:
+        return None
+    share = np.exp(x.sink_logits.astype(x.work)[:, None] - np.where(np.isneginf(lse), np.inf, lse))
+    return -(share * delta).sum(axis=(0, 2))
+
+
+def pairs_backward(x, named, weights, dout, delta, score_mod_grad=None):
+    """dq, dk, dv, dbias of the pairs of `x`, from its stages by name, its weights and each row's delta."""
+    q, k, v, dout = (a.astype(x.work, copy=False) for a in (x.q, x.k, x.v, dout))
     H, G = q.shape[1], k.shape[1]
     visible, pairs = x.visible(), visible_pairs(x, weights)
     turned = None if pairs is None else pairs.swapaxes(-1, -2)                    # (B, G, S, rows)
 
     dv = product(group(weights, G).swapaxes(-1, -2), turned, group(dout, G))      # (B, G, S, Dv), summed over the group
     dweights = ungroup(group(dout, G) @ v.swapaxes(-1, -2), H)                    # (B, H, N, S)
-    delta = np.where(out == 0, 0, dout * out).sum(axis=-1)                        # (B, H, N); a row that sees nothing: 0
     ds = hide(weights * (dweights - delta[..., None]), visible)
     dbias = ds
-    dsink = None
-    if x.sink_logits is not None:                                                 # a key whose value is 0: dP is 0
-        share = np.exp(x.sink_logits.astype(x.work)[:, None] - np.where(np.isneginf(lse), np.inf, lse))
-        dsink = -(share * delta).sum(axis=(0, 2))                                 # (H,)
     if x.softcap is not None:
         ds = hide(ds * (1 - (named["capped"] / x.softcap) ** 2), visible)
     elif x.score_mod is not None:
         ds = hide(ds * slope(x, named["scaled"], score_mod_grad), visible)
     dq = ungroup(product(group(ds, G), pairs, k), H) * x.scale                    # (B, H, N, D)
     dk = product(group(ds, G).swapaxes(-1, -2), turned, group(q, G)) * x.scale
-    return dq, dk, dv, dbias, dsink
+    return dq, dk, dv, dbias
 
 
 def slope(x, scaled, score_mod_grad=None):
