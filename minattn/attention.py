@@ -6,6 +6,7 @@
 
 The arithmetic stands in core/reference.py, to be read; here are the checks, the options, and the choice of a backend.
 """
+import importlib.util
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from .core.softmax import merge
 
 __all__ = ["Grads", "Steps", "attention", "attention_backward", "attention_weights", "merge", "steps"]
 
-BACKENDS = {"numpy": reference}
+BACKENDS = ["numpy", "cpu"]
 
 
 class Grads(NamedTuple):
@@ -33,13 +34,16 @@ class Grads(NamedTuple):
 
 
 def _backend(name):
-    if name == "auto":
-        return BACKENDS["numpy"]
-    try:
-        return BACKENDS[name]
-    except (KeyError, TypeError):
-        known = ", ".join(map(repr, ["auto", *BACKENDS]))
-        raise BackendError(f"backend is {name!r}; here there is {known}") from None
+    if name in ("auto", "numpy"):
+        return reference
+    if name == "cpu":
+        if importlib.util.find_spec("numba") is None:
+            raise BackendError("backend 'cpu' needs Numba, which is not installed: pip install numba")
+        from .flash import cpu
+
+        return cpu
+    known = ", ".join(map(repr, ["auto", *BACKENDS]))
+    raise BackendError(f"backend is {name!r}; here there is {known}")
 
 
 def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,
@@ -71,8 +75,9 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=
     score_mod : callable, optional
         `score_mod(score, b, h, i, j)` in place of softcap: an entry of the scaled scores, the flat index over the axes before
         the heads, the head, and the positions; written entry by entry, as NumPy evaluates it on arrays.
-    backend : {"auto", "numpy"}
-        "numpy" is the reference, which forms the N x S scores.
+    backend : {"auto", "numpy", "cpu"}
+        "numpy" is the reference, which forms the N x S scores; "cpu" goes tile by tile in O(N) memory, in float32 (and 16
+        bits) by Numba kernels that are compiled when first used. "auto" is "numpy".
     return_weights, return_lse : bool
         Also return the weights (..., H, N, S), and the log-sum-exp of the scores (..., H, N) in float32 or better.
 

@@ -6,6 +6,7 @@
 The public face takes any leading axes, one head without an axis, masks as rules or arrays. Here they become four axes
 and one question, `visible()`; `restore` gives a result the caller's axes back.
 """
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,7 +145,7 @@ def prepare(q, k, *values, mask=None, bias=None, causal=False, q_pos=None, k_pos
         raise PositionError("k_pos without q_pos: with keys at given positions, say where the queries stand")
     rule, array = _split_mask(mask, scores, headless)
     if causal:
-        rule = causal_mask() if rule is None else rule & causal_mask()
+        rule = _and_causal(rule)
     if bias is not None:
         bias = _score_shaped("bias", floats("bias", bias), scores, headless)
     if sink_logits is not None:
@@ -171,6 +172,12 @@ def _chosen(name, index, letter, size):
     if index.size and not -size <= index.min() <= index.max() < size:
         raise OptionError(f"{name} reach from {index.min()} to {index.max()}, but q has {letter} = {size}")
     return index % max(size, 1)
+
+
+@functools.lru_cache(maxsize=64)
+def _and_causal(rule):
+    """The same Mask for the same rule, so that what was worked out for it can be kept."""
+    return causal_mask() if rule is None else rule & causal_mask()
 
 
 def _check_axes(q, k, v=None):

@@ -1,0 +1,137 @@
+"""Backend "cpu" equals the reference in float64, whatever it is given; and what must not be read is not read."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import minattn as ma
+from minattn import masks
+
+pytest.importorskip("numba", reason="numba is not installed: there is no backend cpu")
+
+LENGTHS = [1, 2, 7, 8, 9, 17, 64, 65, 129, 200]
+
+
+def case(rng):
+    """q, k, v in float32 and options, of sizes and kinds that nothing makes round."""
+    B, G, group = rng.choice([1, 2]), rng.choice([1, 2, 3]), rng.choice([1, 2, 3])
+    H, N, S = G * group, rng.choice(LENGTHS), rng.choice([*LENGTHS, 600])
+    D, Dv = rng.choice([8, 16, 20, 33, 64, 128]), rng.choice([5, 8, 33, 64, 128])
+    q, k, v = (rng.standard_normal((B, heads, length, dim)).astype(np.float32) for heads, length, dim in
+               ((H, N, D), (G, S, D), (G, S, Dv)))  # fmt: skip
+    if rng.random() < 0.3:
+        k = np.asfortranarray(k)
+    if rng.random() < 0.3:
+        v = v[..., ::-1]
+    if rng.random() < 0.3 and S > 3:
+        k, v = k[:, :, ::2], v[:, :, ::2]
+        S = k.shape[2]
+    if rng.random() < 0.2:
+        k = k[:1]
+    options = [
+        {}, {"causal": True}, {"mask": masks.causal() & (masks.last(5) | masks.first(2))}, {"mask": rng.random((N, S)) > 0.5},
+        {"mask": rng.random((B, 1, N, S)) > 0.8}, {"mask": masks.padding(rng.integers(0, S + 1, B)), "causal": True},
+        {"mask": ma.Mask(lambda b, h, i, j: (i + j + h) % 3 > 0)},
+    ][rng.integers(7)]  # fmt: skip
+    extras = {
+        "q_pos": rng.integers(-1, S, (B, N)), "k_pos": rng.integers(-1, S, (B, S)),
+        "bias": rng.standard_normal((H, 1, S)).astype(np.float32), "softcap": 1.5,
+        "sink_logits": rng.standard_normal(H).astype(np.float32), "scale": 0.3,
+    }  # fmt: skip
+    for name, value in extras.items():
+        if rng.random() < 0.25:
+            options[name] = value
+    if "k_pos" in options:
+        options.setdefault("q_pos", extras["q_pos"])
+    return (q, k, v), options
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_equals_the_reference(seed):
+    arrays, options = case(np.random.default_rng(seed))
+    want, want_lse = ma.attention(*(a.astype(np.float64) for a in arrays), backend="numpy", return_lse=True, **options)
+    got, lse = ma.attention(*arrays, backend="cpu", return_lse=True, **options)
+    assert got.dtype == lse.dtype == np.float32
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * max(np.abs(want).max(initial=0), 1e-3))
+    np.testing.assert_allclose(lse, want_lse, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("N", [1, 5, 70])
+def test_rows_that_see_nothing(N):
+    q, k, v = np.random.default_rng(N).standard_normal((3, 2, N, 16)).astype(np.float32)
+    mask = np.ones((N, N), bool)
+    mask[N // 2] = False
+    out, lse = ma.attention(q, k, v, mask=mask, backend="cpu", return_lse=True)
+    assert not out[:, N // 2].any()
+    assert (lse[:, N // 2] == -np.inf).all()
+    sinks = np.float32([0.5, -1])
+    out, lse = ma.attention(q, k, v, mask=mask, sink_logits=sinks, backend="cpu", return_lse=True)
+    assert not out[:, N // 2].any()
+    np.testing.assert_allclose(lse[:, N // 2], sinks, rtol=1e-6)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("N", [1, 3, 90])
+def test_poison_in_hidden_keys_and_values(N, poison):
+    q, k, v = np.random.default_rng(7).standard_normal((3, 2, 100, 24)).astype(np.float32)
+    q, mask = q[:, :N], masks.causal() & masks.last(5)
+    clean = ma.attention(q, k, v, mask=mask, backend="cpu")
+    hidden = ~mask.dense(N, 100).any(axis=0)
+    assert hidden.any()
+    k[:, hidden], v[:, hidden] = poison, poison
+    np.testing.assert_allclose(ma.attention(q, k, v, mask=mask, backend="cpu"), clean, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("N", [1, 70])
+def test_a_nan_that_is_seen_shows(N):
+    q, k, v = np.random.default_rng(8).standard_normal((3, 1, 70, 16)).astype(np.float32)
+    k[0, 3, 2] = np.nan
+    assert np.isnan(ma.attention(q[:, -N:], k, v, backend="cpu")).all()
+
+
+@pytest.mark.parametrize("N", [1, 130])
+def test_huge_logits(N):
+    q, k, v = np.random.default_rng(9).standard_normal((3, 2, 130, 16))
+    q, k = np.sign(q[:, :N]) * 50, np.sign(k) * 50                          # scores of up to +-10,000, exact in float32
+    want = ma.attention(q, k, v, backend="numpy")
+    got = ma.attention(*(a.astype(np.float32) for a in (q, k, v)), backend="cpu")
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_sixteen_bits(kind, need):
+    dtype = np.dtype(kind) if kind == "float16" else need("ml_dtypes").bfloat16
+    q, k, v = np.random.default_rng(1).standard_normal((3, 2, 70, 32)).astype(dtype)
+    out, lse = ma.attention(q, k, v, causal=True, backend="cpu", return_lse=True)
+    assert (out.dtype, lse.dtype) == (dtype, np.float32)
+    want = ma.attention(*(a.astype(np.float64) for a in (q, k, v)), causal=True)
+    np.testing.assert_allclose(out.astype(np.float64), want, rtol=1e-2, atol=1e-3)
+
+
+def test_weights_and_gradients_belong_to_it():
+    rng = np.random.default_rng(2)
+    q, k, v, dout = rng.standard_normal((4, 3, 70, 16)).astype(np.float32)
+    out, weights = ma.attention(q, k, v, causal=True, backend="cpu", return_weights=True)
+    np.testing.assert_array_equal(out, ma.attention(q, k, v, causal=True, backend="cpu"))
+    np.testing.assert_allclose(weights @ v, out, rtol=0, atol=1e-5)
+    got = ma.attention_backward(dout, q, k, v, causal=True, backend="cpu")
+    want = ma.attention_backward(*(a.astype(np.float64) for a in (dout, q, k, v)), causal=True, backend="numpy")
+    for mine, theirs in zip(got[:3], want[:3], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.slow
+def test_same_bits_for_any_number_of_threads(tmp_path):
+    script = """
+import numpy as np, minattn as ma
+q, k, v = np.random.default_rng(0).standard_normal((3, 3, 300, 40)).astype(np.float32)
+print([ma.attention(q[:, -n:], k, v, causal=True, backend="cpu").tobytes().hex() for n in (1, 300)])
+"""
+    said = set()
+    for threads in "124":
+        environment = {**os.environ, "NUMBA_NUM_THREADS": threads, "NUMBA_CACHE_DIR": str(tmp_path)}
+        run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+        said.add(run.stdout)
+    assert len(said) == 1
