@@ -1,4 +1,4 @@
-"""The command line: `minattn learn | see | fetch | doctor`.
+"""The command line: `minattn learn | see | fetch | bench | doctor`.
 
 One command, one file: `add` declares its arguments, `run` does it and returns the exit code.
 
@@ -12,7 +12,7 @@ import sys
 
 from .. import __version__
 from ..core.errors import MinattnError
-from . import doctor, fetch, learn, see
+from . import bench, doctor, fetch, learn, see
 
 
 def main(argv=None):
@@ -20,7 +20,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="minattn", description="Attention, to be read, seen and measured.")
     parser.add_argument("--version", action="version", version=f"minattn {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="")
-    for command in (learn, see, fetch, doctor):
+    for command in (learn, see, fetch, bench, doctor):
         command.add(commands)
     options = parser.parse_args(argv)
     if "run" not in options:

@@ -12,7 +12,7 @@ from minattn.core.errors import WeightsError
 def test_alone_it_prints_its_commands(capsys):
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for command in ("learn", "see", "fetch", "doctor"):
+    for command in ("learn", "see", "fetch", "bench", "doctor"):
         assert f"\n    {command} " in shown
 
 

@@ -1,0 +1,105 @@
+"""All measurements of a run, in order, as one dictionary: what `minattn bench --json` writes.
+
+    minattn, threads, quick, only, seconds     what was run, and how long it took
+    machine     processor, cores, system, versions, the load before and after          (machine.py)
+    ceilings    {"sgemm": FLOP/s, "read": bytes/s, "copy": bytes/s}: the best turn, before and after the rows
+    rows        one for each case: group, case, work, unit, threads, goals, rivals       (measure.py)
+    compile     for each kernel the seconds of its first call, without a cache and from it
+    scaling     seconds against N, with the slope                                        (scaling.py)
+    memory      bytes beyond inputs and results against N
+
+Numbers are in seconds, bytes, FLOPs and their quotients; a spread is {median, low, high, n, quiet}; what could not be
+measured is null, with the reason under "why".
+"""
+import os
+import tempfile
+from time import perf_counter
+
+from .. import __version__
+from ..core.errors import OptionError
+from ..core.shapes import count
+from . import cases, machine, scaling
+from .measure import Bench
+
+PARTS = ("compile", *cases.GROUPS, "scaling", "memory")
+
+
+def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda text: None):
+    """Measure.
+
+    Parameters
+    ----------
+    threads : int, optional
+        For every rival; without it, one for each core.
+    quick : bool
+        Fewer and smaller cases, less time for each.
+    only : sequence of str, optional
+        Names out of PARTS; without it, all of them.
+    budget : float, optional
+        Seconds for the rounds of one case: 4, or 1 with `quick`.
+    progress : callable
+        Is told in words what is measured next.
+
+    Returns
+    -------
+    dict
+        As the module describes.
+
+    Raises
+    ------
+    OptionError
+        If `threads` is below 1 or more than there are cores, or `only` names something else.
+    """
+    threads = machine.cores() if threads is None else count("--threads", threads, 1)
+    if threads > machine.cores():
+        raise OptionError(f"--threads is {threads}, but this process may use {machine.cores()} cores")
+    only = PARTS if not only else tuple(only)
+    for part in only:
+        if part not in PARTS:
+            raise OptionError(f"--only {part}: there is {', '.join(PARTS)}")
+    budget = (1.0 if quick else 4.0) if budget is None else budget
+    start = perf_counter()
+    result = {"minattn": __version__, "threads": threads, "quick": quick, "only": list(only), "machine": machine.describe()}
+    with tempfile.TemporaryDirectory(prefix="minattn-bench-") as folder, Bench(threads, NUMBA_CACHE_DIR=folder) as bench:
+        progress("first calls: nothing is compiled yet")
+        result["compile"] = first_calls(bench) if "compile" in only else []
+        progress("ceilings")
+        before = ceilings(bench, quick, budget)
+        result["rows"] = []
+        for case in (case for case in cases.table(quick) if case.group in only):
+            progress(f"{case.group}: {case.name}")
+            result["rows"].append(bench.row(case, budget))
+        progress("ceilings again")
+        after = ceilings(bench, quick, budget)
+        result["ceilings"] = {name: max(before[name], after[name], key=lambda rate: rate or 0) for name in before}
+        result["scaling"] = timed_series(bench, quick, 2 * budget, progress) if "scaling" in only else []
+        bench.close()
+        progress("peak memory")
+        result["memory"] = scaling.peaks(bench, scaling.memory_lengths(quick)) if "memory" in only else []
+    result["machine"]["load_after"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {**result, "seconds": perf_counter() - start}
+
+
+def ceilings(bench, quick, budget):
+    """What the machine does at most: {rival: rate}, of the least disturbed turn."""
+    rows = [bench.row(case, budget / 2) for case in cases.ceilings(quick)]
+    return {rival: entry["best"] and row["work"] / entry["best"] for row in rows for rival, entry in row["rivals"].items()}
+
+
+def first_calls(bench):
+    """The first call of each kernel in a process with an empty cache, then in one that finds what the first left."""
+    seen = []
+    for _ in ("without a cache", "from the cache"):
+        with bench.fresh("cpu") as worker:
+            seen.append({step: worker.ask("case", case) for step, case in cases.first_calls().items()})
+    return [{"step": step, "why": fresh.get("why"), "fresh": fresh.get("first"), "cached": cached.get("first")}
+            for (step, fresh), cached in zip(seen[0].items(), seen[1].values(), strict=True)]
+
+
+def timed_series(bench, quick, budget, progress):
+    found = []
+    for name, told, rivals in scaling.series(quick):
+        for rival, sizes in rivals.items():
+            progress(f"scaling: {name}, {rival}")
+            found.append({"series": name, **scaling.times(bench, rival, sizes, budget, **told)})
+    return found

@@ -1,0 +1,74 @@
+"""`minattn bench`: how fast attention runs on this machine, next to PyTorch and to what the machine can do."""
+import json
+import sys
+from pathlib import Path
+
+from ..core.errors import DependencyError, OptionError
+from .whole import write_whole
+
+
+def add(commands):
+    """Declare the command."""
+    parser = commands.add_parser("bench", help="measure attention on this machine, next to PyTorch where it is installed",
+                                 description="Measure time, memory and first calls of every way to compute attention; "
+                                 "each in a process of its own, with as many threads. About four minutes; leave the "
+                                 "machine alone meanwhile.")
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer cases, half a minute")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="compile, forward, backward, decode, window, score_mod, "
+                        "sgemm, scaling or memory (default: all)")
+    parser.add_argument("--threads", type=int, help="for every way (default: one for each core)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to this file")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw time and memory against N: FILE.png makes "
+                        "FILE_light.png and FILE_dark.png; needs scaling and memory")
+    parser.set_defaults(run=run)
+
+
+def run(options):
+    """Measure, print the table, write the files."""
+    from ..bench import report
+    from ..bench.run import PARTS, run
+
+    only = options.only or PARTS
+    if options.figure and not {"scaling", "memory"} <= set(only):
+        raise OptionError("--figure draws scaling and memory: name both in --only, or leave --only out")
+    for name, path in (("--json", options.json), ("--figure", options.figure)):
+        if path and not path.expanduser().absolute().parent.is_dir():
+            raise OptionError(f"{name} {path}: there is no folder {path.expanduser().parent}")
+    result = run(threads=options.threads, quick=options.quick, only=options.only, progress=progress)
+    print(report.text(result))
+    files = {}
+    if options.json:
+        files[options.json.expanduser()] = json.dumps(result, indent=1, allow_nan=False).encode()
+    if options.figure:
+        files |= pictures(result, options.figure.expanduser())
+    for path, data in files.items():
+        try:
+            write_whole(path, data)
+        except OSError as error:
+            raise OptionError(f"cannot write {path}: {error}") from error
+        print(path)
+    return 0
+
+
+def progress(text):
+    """What is measured next, on stderr, so that the table can go to a file."""
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def pictures(result, path):
+    """{FILE_light.png: bytes, FILE_dark.png: bytes}."""
+    import io
+
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise DependencyError("--figure needs Matplotlib: pip install minattn") from error
+    matplotlib.use("agg")
+    from ..bench.figure import COLOURS, scaling
+
+    files = {}
+    for theme in COLOURS:
+        file = io.BytesIO()
+        scaling(result, theme).savefig(file, format="png", dpi=160)
+        files[path.with_name(f"{path.stem}_{theme}.png")] = file.getvalue()
+    return files
