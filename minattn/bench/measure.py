@@ -6,7 +6,7 @@
     quiet     no other program took a core away meanwhile (worker.py). Threads that wait for each other lose far more to
               that than their share of the time, so rounds that are not quiet count only where there are too few that are
 """
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from .check import LIMIT, expected, relative_error
 from .worker import Worker
 
 LEAST, MOST = 3, 15                                                   # rounds
+PAUSE = 0.01                                                          # seconds for the threads of the last turn to fall asleep
 SHARE = 0.25                                                          # of a case's time, for a rival that is only shown
 
 
@@ -144,6 +145,7 @@ class Bench:
 def turn_of(worker, case, entry):
     """A function that takes a turn, or puts down in the rival's entry why it could not."""
     def turn():
+        sleep(PAUSE)
         answer = worker.ask("turn", case)
         entry.update(state=answer["state"], why=answer.get("why"))
         return Turn(answer["seconds"], answer["quiet"]) if "seconds" in answer else None

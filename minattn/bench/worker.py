@@ -13,6 +13,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+# BLAS threads that have nothing to do wait busily, by default for 0.1 s: into the next rival's turn. 2^20 cycles end sooner.
+SLEEPY = {"OPENBLAS_THREAD_TIMEOUT": "20"}
 LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
 TURN = 0.05                                                           # seconds; a call that is shorter is repeated
 RARE = 15                                                             # switches a second on a machine that is left alone
@@ -24,7 +26,7 @@ class Worker:
 
     def __init__(self, rival, threads, **environment):
         path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, **dict.fromkeys(LIMITS, str(threads)), **environment}
+        environment = {**os.environ, "PYTHONPATH": path, **SLEEPY, **dict.fromkeys(LIMITS, str(threads)), **environment}
         self.said = tempfile.TemporaryFile()
         self.process = subprocess.Popen([sys.executable, "-m", __name__, rival], env=environment, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=self.said)
