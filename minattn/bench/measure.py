@@ -44,7 +44,7 @@ def spread(values):
 
 
 def rounds(turns, budget, *, always=(), clock=perf_counter):
-    """Rounds until `budget` seconds are spent, or twice that while too few of them are quiet: a list of {name: Turn}.
+    """Rounds until `budget` seconds are spent, or twice that where some are quiet but too few: a list of {name: Turn}.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def rounds(turns, budget, *, always=(), clock=perf_counter):
     done: list[dict] = []
     start = clock()
     calm = 0
-    while turns and len(done) < MOST and (len(done) < LEAST or clock() - start < budget * (1 if calm >= LEAST else 2)):
+    while turns and len(done) < MOST and (len(done) < LEAST or clock() - start < budget * (2 if 0 < calm < LEAST else 1)):
         times = {}
         for name in list(turns) if len(done) % 2 == 0 else list(turns)[::-1]:
             if name not in always and spent[name] * (len(done) + 1) > SHARE * budget * max(len(done), 1) and done:

@@ -36,7 +36,7 @@ def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda te
     only : sequence of str, optional
         Names out of PARTS; without it, all of them.
     budget : float, optional
-        Seconds for the rounds of one case: 4, or 1 with `quick`.
+        Seconds for the rounds of one case: 3, or 0.8 with `quick`.
     progress : callable
         Is told in words what is measured next.
 
@@ -57,7 +57,7 @@ def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda te
     for part in only:
         if part not in PARTS:
             raise OptionError(f"--only {part}: there is {', '.join(PARTS)}")
-    budget = (1.0 if quick else 4.0) if budget is None else budget
+    budget = (0.8 if quick else 3.0) if budget is None else budget
     start = perf_counter()
     result = {"minattn": __version__, "threads": threads, "quick": quick, "only": list(only), "machine": machine.describe()}
     with tempfile.TemporaryDirectory(prefix="minattn-bench-") as folder, Bench(threads, NUMBA_CACHE_DIR=folder) as bench:
@@ -72,7 +72,7 @@ def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda te
         progress("ceilings again")
         after = ceilings(bench, quick, budget)
         result["ceilings"] = {name: max(before[name], after[name], key=lambda rate: rate or 0) for name in before}
-        result["scaling"] = timed_series(bench, quick, 2 * budget, progress) if "scaling" in only else []
+        result["scaling"] = timed_series(bench, quick, budget, progress) if "scaling" in only else []
         bench.close()
         progress("peak memory")
         result["memory"] = scaling.peaks(bench, scaling.memory_lengths(quick)) if "memory" in only else []

@@ -30,9 +30,9 @@ def series(quick=False):
     if quick:
         full = {rival: [512, 1024, 2048] for rival in EVERYONE}
         return [("full", {}, full), ("last(256)", {"window": 256}, {"cpu": [2048, 4096, 8192]})]
-    full = {"numpy": [1024, 2048, 4096], "tiled": [1024, 2048, 4096], "cpu": [2048, 4096, 8192, 16384],
-            "torch": [2048, 4096, 8192, 16384]}
-    window = {"cpu": [4096, 8192, 16384, 32768, 65536], "tiled": [2048, 4096, 8192]}
+    full = {"numpy": [1024, 2048, 4096], "tiled": [1024, 2048, 4096], "cpu": [1024, 2048, 4096, 8192],
+            "torch": [1024, 2048, 4096, 8192]}
+    window = {"cpu": [4096, 8192, 16384, 32768], "tiled": [1024, 2048, 4096]}
     return [("full", {}, full), ("last(256)", {"window": 256}, window)]
 
 

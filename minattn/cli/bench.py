@@ -2,6 +2,7 @@
 import json
 import sys
 from pathlib import Path
+from time import perf_counter
 
 from ..core.errors import DependencyError, OptionError
 from .whole import write_whole
@@ -34,7 +35,7 @@ def run(options):
     for name, path in (("--json", options.json), ("--figure", options.figure)):
         if path and not path.expanduser().absolute().parent.is_dir():
             raise OptionError(f"{name} {path}: there is no folder {path.expanduser().parent}")
-    result = run(threads=options.threads, quick=options.quick, only=options.only, progress=progress)
+    result = run(threads=options.threads, quick=options.quick, only=options.only, progress=progress(perf_counter()))
     print(report.text(result))
     files = {}
     if options.json:
@@ -50,9 +51,9 @@ def run(options):
     return 0
 
 
-def progress(text):
-    """What is measured next, on stderr, so that the table can go to a file."""
-    print(f"  {text}", file=sys.stderr, flush=True)
+def progress(start):
+    """A function that says what is measured next, on stderr, so that the table can go to a file."""
+    return lambda text: print(f"{perf_counter() - start:5.0f} s  {text}", file=sys.stderr, flush=True)
 
 
 def pictures(result, path):

@@ -53,8 +53,11 @@ def test_a_rival_that_fails_drops_out():
 
 
 def test_unrest_is_waited_out_for_as_long_again():
-    clock = Clock()
-    assert len(rounds({"a": clock.turn("a", 1.0, quiet=False)}, 5.0, always="a", clock=clock)) == 10
+    """Twice the budget where a round was quiet, so that there is hope; not where none was."""
+    for first, count in ((True, 10), (False, 5)):
+        clock = Clock()
+        turns = iter([clock.turn("a", 1.0, first)] + [clock.turn("a", 1.0, False)] * 20)
+        assert len(rounds({"a": lambda turns=turns: next(turns)()}, 5.0, always="a", clock=clock)) == count
 
 
 def test_a_ratio_is_taken_within_a_round():
