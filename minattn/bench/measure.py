@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .check import LIMIT, expected, relative_error
+from .rivals import PLAIN
 from .worker import Worker
 
 LEAST, MOST = 3, 15                                                   # rounds
@@ -62,7 +63,7 @@ def rounds(turns, budget, *, always=(), clock=perf_counter):
     while turns and len(done) < MOST and (len(done) < LEAST or clock() - start < budget * (2 if 0 < calm < LEAST else 1)):
         times = {}
         for name in list(turns) if len(done) % 2 == 0 else list(turns)[::-1]:
-            if name not in always and spent[name] * (len(done) + 1) > SHARE * budget * max(len(done), 1) and done:
+            if done and name not in always and spent[name] * (len(done) + 1) / len(done) > SHARE * budget:
                 del turns[name]
                 continue
             began = clock()
@@ -131,6 +132,8 @@ class Bench:
                                  error=error if np.isfinite(error) else None)
                     continue
             turns[rival] = turn_of(worker, case, entry)
+            if rival in PLAIN and answer["first"] > budget:           # too slow for another: the first call is its turn
+                turns[rival] = turn_taken(answer, entry)
         held_against = [name for name, _ in case.goals]
         done = rounds(turns, budget, always=("cpu", *held_against))
         for rival in turns:
@@ -149,6 +152,15 @@ def turn_of(worker, case, entry):
         answer = worker.ask("turn", case)
         entry.update(state=answer["state"], why=answer.get("why"))
         return Turn(answer["seconds"], answer["quiet"]) if "seconds" in answer else None
+
+    return turn
+
+
+def turn_taken(answer, entry):
+    """A turn in which the first call counts."""
+    def turn():
+        entry["state"] = "timed"
+        return Turn(answer["first"], answer["quiet"])
 
     return turn
 

@@ -27,8 +27,8 @@ def head(result):
         f"{result['seconds']:.0f} s in all",
         f"{machine['processor']}, {machine['cores']} cores, {machine['architecture']} ({', '.join(machine['simd'])}), "
         f"{machine['system']}; Python {machine['python']}, {packages}",
-        f"what it can do: sgemm {rate(ceilings['sgemm'], 'flops')}, reading {rate(ceilings['read'], 'bytes')}, "
-        f"copying {rate(ceilings['copy'], 'bytes')} (more memory than fits its caches)",
+        f"what it can do: sgemm {rate(ceilings['sgemm'], 'GFLOP/s')}, reading {rate(ceilings['read'], 'GB/s')}, "
+        f"copying {rate(ceilings['copy'], 'GB/s')} (more memory than fits its caches)",
     ]
     if machine["load"] is not None and machine["load"] > BUSY * machine["cores"]:
         lines.append(f"Other programs were computing here before the run began (load {machine['load']:.1f}).")
@@ -36,10 +36,10 @@ def head(result):
     return "\n".join(lines)
 
 
-def rate(value, unit):
-    if value is None:
+def rate(ceiling, unit):
+    if ceiling["rate"] is None:
         return "unknown"
-    return f"{value / 1e9:.1f} {'GFLOP/s' if unit == 'flops' else 'GB/s'}"
+    return f"{ceiling['rate'] / 1e9:.1f}{'' if ceiling['quiet'] else '~'} {unit}"
 
 
 def compiling(steps, rows):
@@ -63,7 +63,7 @@ def group(name, rows, ceilings):
         return ""
     unit = "GFLOP/s" if rows[0]["unit"] == "flops" else "GB/s"
     compared = {"sgemm", "read"} & set(rows[0]["goals"])              # in the same rounds, which says more than the ceiling
-    most = None if compared else ceilings["sgemm"]
+    most = None if compared else ceilings["sgemm"]["rate"]
     others = list(rows[0]["goals"])
     columns = "".join(f"   times {LABELS[other]:<22}" for other in others)
     lines = [TITLES[name], f"{'':<36}{'':<14}{'ms':>9}{unit:>9}{'' if compared else 'of sgemm':>9}  error {columns}".rstrip()]

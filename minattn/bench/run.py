@@ -2,7 +2,8 @@
 
     minattn, threads, quick, only, seconds     what was run, and how long it took
     machine     processor, cores, system, versions, the load before and after          (machine.py)
-    ceilings    {"sgemm": FLOP/s, "read": bytes/s, "copy": bytes/s}: the best turn, before and after the rows
+    ceilings    sgemm (FLOP/s), read and copy (bytes/s): the rate of the best turn, before or after the rows, and whether
+                it was quiet
     rows        one for each case: group, case, work, unit, threads, goals, rivals       (measure.py)
     compile     for each kernel the seconds of its first call, without a cache and from it
     scaling     seconds against N, with the slope                                        (scaling.py)
@@ -71,7 +72,7 @@ def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda te
             result["rows"].append(bench.row(case, budget))
         progress("ceilings again")
         after = ceilings(bench, quick, budget)
-        result["ceilings"] = {name: max(before[name], after[name], key=lambda rate: rate or 0) for name in before}
+        result["ceilings"] = {name: max(before[name], after[name], key=better) for name in before}
         result["scaling"] = timed_series(bench, quick, budget, progress) if "scaling" in only else []
         bench.close()
         progress("peak memory")
@@ -81,9 +82,18 @@ def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda te
 
 
 def ceilings(bench, quick, budget):
-    """What the machine does at most: {rival: rate}, of the least disturbed turn."""
-    rows = [bench.row(case, budget / 2) for case in cases.ceilings(quick)]
-    return {rival: entry["best"] and row["work"] / entry["best"] for row in rows for rival, entry in row["rivals"].items()}
+    """What the machine does at most: {rival: {rate, quiet}}; rate None where it could not be measured."""
+    found = {}
+    for case in cases.ceilings(quick):
+        for rival, entry in bench.row(case, budget / 2)["rivals"].items():
+            timed = entry["seconds"]
+            found[rival] = {"rate": timed and case.work / entry["best"], "quiet": bool(timed and timed["quiet"])}
+    return found
+
+
+def better(ceiling):
+    """A quiet one first, then the higher."""
+    return ceiling["quiet"], ceiling["rate"] or 0
 
 
 def first_calls(bench):

@@ -69,6 +69,11 @@ def switches():
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
+def left_alone(lost, seconds):
+    """So few switches in that time that no other program can have been computing."""
+    return lost <= 1 + RARE * seconds
+
+
 class Rival:
     """What the child holds: a call for each case that is ready, and how long its first one took."""
 
@@ -82,12 +87,14 @@ class Rival:
         from .rivals import CEILINGS, RIVALS
 
         arrays = inputs(case)
-        start = perf_counter()
+        lost, start = switches(), perf_counter()
         call = RIVALS[self.name](case, arrays)
         results = call()
-        self.calls[case], self.first[case] = call, perf_counter() - start
+        first = perf_counter() - start
+        quiet = left_alone(switches() - lost, first)
+        self.calls[case], self.first[case] = call, first
         got = [] if self.name in CEILINGS else sample(case, results)
-        return {"state": "ready", "first": self.first[case], "sample": got}
+        return {"state": "ready", "first": first, "quiet": quiet, "sample": got}
 
     def turn(self, case, seconds=TURN):
         """The shortest of the calls that fill `seconds`, and whether it was left alone; short ones are called once before."""
@@ -99,7 +106,7 @@ class Rival:
             lost, began = switches(), perf_counter()
             results = call()
             took = perf_counter() - began
-            times.append((switches() - lost > 1 + RARE * took, took))
+            times.append((not left_alone(switches() - lost, took), took))
             del results                                               # freed outside of the time
         disturbed, took = min(times)                                  # those that were left alone come first
         return {"state": "timed", "seconds": took, "quiet": not disturbed}

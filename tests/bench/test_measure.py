@@ -84,7 +84,7 @@ class Fake:
     def ask(self, question, case=None):
         if question == "case":
             sample = check.sample(case, RIVALS["numpy"](case, inputs(case))())
-            return {"state": "ready", "first": 9.0, "sample": self.spoil(sample)}
+            return {"state": "ready", "first": 9.0, "quiet": True, "sample": self.spoil(sample)}
         self.left -= 1
         if self.left < 0:
             return {"state": "failed", "why": "it fell over"}
@@ -110,6 +110,12 @@ def test_a_row_counts_rates_and_ratios():
     assert (kernel["state"], kernel["first"], kernel["best"]) == ("timed", 9.0, 0.25)
     assert 0 < kernel["error"] < check.LIMIT
     assert found["goals"] == {"torch": 1.5}
+
+
+def test_who_is_too_slow_for_another_call_is_timed_by_the_first():
+    found = row(numpy=Fake(None, lasts=0), torch=Fake(4.5))[1]["rivals"]["numpy"]
+    assert (found["state"], found["seconds"]["median"], found["seconds"]["n"]) == ("timed", 9.0, 1)
+    assert found["ratios"]["torch"]["median"] == 0.5
 
 
 @pytest.mark.parametrize("spoil", [lambda sample: [a * 1.001 for a in sample], lambda sample: [a * np.nan for a in sample]])

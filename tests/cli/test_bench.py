@@ -59,7 +59,7 @@ def test_a_run_from_end_to_end(result):
     assert (written["threads"], written["quick"], written["only"]) == (1, True, MEASURED)
     assert written["machine"].keys() == {"processor", "architecture", "cores", "simd", "system", "python", "packages", "load",
                                          "load_after"}
-    assert all(rate > 0 for rate in written["ceilings"].values())
+    assert all(ceiling.keys() == {"rate", "quiet"} and ceiling["rate"] > 0 for ceiling in written["ceilings"].values())
     assert written["ceilings"].keys() == {"sgemm", "read", "copy"}
     assert [(row["group"], row["case"]) for row in written["rows"]] == [(case.group, case.name) for case in ROWS]
     for row, case in zip(written["rows"], ROWS, strict=True):
