@@ -157,12 +157,10 @@ def turn_of(worker, case, entry):
 
 
 def turn_taken(answer, entry):
-    """A turn in which the first call counts."""
-    def turn():
-        entry["state"] = "timed"
-        return Turn(answer["first"], answer["quiet"])
-
-    return turn
+    """One turn, and no other, in which the first call counts."""
+    entry["state"] = "timed"
+    once = iter([Turn(answer["first"], answer["quiet"])])
+    return lambda: next(once, None)
 
 
 def summary(case, entry, done, rival):

@@ -35,7 +35,7 @@ def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda te
     quick : bool
         Fewer and smaller cases, less time for each.
     only : sequence of str, optional
-        Names out of PARTS; without it, all of them.
+        Names out of PARTS; without it, all of them, but with `quick` not "compile", which takes longer than the rest.
     budget : float, optional
         Seconds for the rounds of one case: 3, or 0.8 with `quick`.
     progress : callable
@@ -54,16 +54,19 @@ def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda te
     threads = machine.cores() if threads is None else count("--threads", threads, 1)
     if threads > machine.cores():
         raise OptionError(f"--threads is {threads}, but this process may use {machine.cores()} cores")
-    only = PARTS if not only else tuple(only)
+    only = tuple(only or (part for part in PARTS if not (quick and part == "compile")))
     for part in only:
         if part not in PARTS:
             raise OptionError(f"--only {part}: there is {', '.join(PARTS)}")
     budget = (0.8 if quick else 3.0) if budget is None else budget
     start = perf_counter()
     result = {"minattn": __version__, "threads": threads, "quick": quick, "only": list(only), "machine": machine.describe()}
-    with tempfile.TemporaryDirectory(prefix="minattn-bench-") as folder, Bench(threads, NUMBA_CACHE_DIR=folder) as bench:
-        progress("first calls: nothing is compiled yet")
-        result["compile"] = first_calls(bench) if "compile" in only else []
+    with tempfile.TemporaryDirectory(prefix="minattn-bench-") as folder, Bench(threads) as bench:
+        result["compile"] = []
+        if "compile" in only:
+            progress("first calls: nothing is compiled yet")
+            bench.environment["NUMBA_CACHE_DIR"] = folder             # empty, and used by all that follows
+            result["compile"] = first_calls(bench)
         progress("ceilings")
         before = ceilings(bench, quick, budget)
         result["rows"] = []

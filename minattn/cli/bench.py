@@ -16,7 +16,7 @@ def add(commands):
                                  "machine alone meanwhile.")
     parser.add_argument("--quick", action="store_true", help="smaller and fewer cases, half a minute")
     parser.add_argument("--only", nargs="+", metavar="PART", help="compile, forward, backward, decode, window, score_mod, "
-                        "sgemm, scaling or memory (default: all)")
+                        "sgemm, scaling or memory (default: all; with --quick all but compile)")
     parser.add_argument("--threads", type=int, help="for every way (default: one for each core)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to this file")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw time and memory against N: FILE.png makes "
