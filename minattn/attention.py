@@ -6,6 +6,7 @@
 
 The arithmetic stands in core/reference.py, to be read; here are the checks, the options, and the choice of a backend.
 """
+import importlib
 import importlib.util
 from typing import NamedTuple
 
@@ -20,7 +21,8 @@ from .core.softmax import merge
 
 __all__ = ["Grads", "Steps", "attention", "attention_backward", "attention_weights", "merge", "steps"]
 
-BACKENDS = ["numpy", "cpu"]
+# each a module with forward, backward and weights, imported when it is first asked for
+BACKENDS = {"numpy": "minattn.core.reference", "cpu": "minattn.flash.cpu"}
 
 
 class Grads(NamedTuple):
@@ -34,16 +36,13 @@ class Grads(NamedTuple):
 
 
 def _backend(name):
-    if name in ("auto", "numpy"):
-        return reference
-    if name == "cpu":
-        if importlib.util.find_spec("numba") is None:
-            raise BackendError("backend 'cpu' needs Numba, which is not installed: pip install numba")
-        from .flash import cpu
-
-        return cpu
-    known = ", ".join(map(repr, ["auto", *BACKENDS]))
-    raise BackendError(f"backend is {name!r}; here there is {known}")
+    name = "numpy" if name == "auto" else name
+    if not isinstance(name, str) or name not in BACKENDS:
+        known = ", ".join(map(repr, ["auto", *BACKENDS]))
+        raise BackendError(f"backend is {name!r}; here there is {known}")
+    if name == "cpu" and importlib.util.find_spec("numba") is None:
+        raise BackendError("backend 'cpu' needs Numba, which is not installed: pip install numba")
+    return importlib.import_module(BACKENDS[name])
 
 
 def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,

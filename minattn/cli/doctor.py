@@ -54,7 +54,7 @@ def examine():
         package("jupyterlab", "minattn learn", LESSONS),
         package("pip", "minattn fetch", "python -m ensurepip, or uv pip install pip"),
         weights(),
-        package("numba", "fast kernels; nothing in this version needs it"),
+        package("numba", "kernels for backend='cpu' and minattn bench"),
         package("torch", "an oracle in the tests", "pip install 'minattn[dev]'"),
         gpu(),
         mpi(),

@@ -169,7 +169,7 @@ def weights(x, lse=None, top=None, *, block_q=64):
     """The weights of `x`, or the largest of each row, made block by block: beside the result, only block_q x S exists."""
     (B, H, N, _), S = x.q.shape, x.k.shape[2]
     if top is None:
-        results = (np.empty((B, H, N, S), x.work),)
+        results: tuple = (np.empty((B, H, N, S), x.work),)
     else:
         results = np.empty((B, H, N, top), np.intp), np.empty((B, H, N, top), x.work)
     for rows in blocks(N, block_q):
