@@ -34,7 +34,7 @@ class BlockMap(NamedTuple):
     def __repr__(self):
         rows, columns = self.kind.shape[2:]
         size = f"{rows} x {columns} tiles of {self.block_q} x {self.block_k}"
-        lines = [" ".join(".#+"[kind] for kind in row[:32]) for row in self.kind.reshape(-1, rows, columns)[0][:16].tolist()]
+        lines = [" ".join(".#+"[kind] for kind in row[:32]) for first in self.kind[:1, 0] for row in first[:16].tolist()]
         return "\n".join([f"<BlockMap {size}: # full, + partial ({len(self.partial)} stored), . empty>", *lines])
 
 

@@ -11,7 +11,7 @@ arXiv:1911.02150, section 2.4, has the bandwidth argument; the rolling cache wit
 import numpy as np
 
 from .errors import CacheError, DtypeError, ShapeError
-from .shapes import count, floats, is_float, spell
+from .shapes import as_array, count, floats, is_float, spell
 
 
 class _Cache:
@@ -60,12 +60,12 @@ class _Cache:
         batch = len(self._lengths)
         if lengths is None:
             return np.full(batch, N)
-        lengths = np.asarray(lengths)
+        lengths = as_array("lengths", lengths)
         if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
             raise ShapeError(f"lengths are {lengths.dtype} of shape {lengths.shape}; they must be integers (B,) with B = {batch}")
         if lengths.size and not 0 <= lengths.min() <= lengths.max() <= N:
             raise ShapeError(f"lengths reach from {lengths.min()} to {lengths.max()}, but there are N = {N} new tokens a row")
-        return lengths
+        return lengths.astype(np.int64, copy=False)
 
     def _check(self, k_new, v_new):
         k_new, v_new = floats("k_new", k_new), floats("v_new", v_new)

@@ -16,7 +16,7 @@ from .errors import MaskError, OptionError, PositionError, ShapeError
 from .grid import grid
 from .mask import Mask
 from .masks import causal as causal_mask
-from .shapes import broadcast_lead, common_type, floats, number, positions, spell, working_type
+from .shapes import as_array, broadcast_lead, common_type, floats, number, positions, spell, working_type
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def _split_mask(mask, scores, headless):
     """The mask as a rule or as an array of four axes: (rule, None), (None, array) or (None, None)."""
     if mask is None or isinstance(mask, Mask):
         return mask, None
-    a = np.asarray(mask)
+    a = as_array("mask", mask)
     if a.dtype != bool:
         integers, hints = "for 0/1 integers use mask.astype(bool)", {"f": "floats that are added to the scores go to bias="}
         hint = integers if a.dtype.kind in "iu" else hints.get(a.dtype.kind, "or a Mask")

@@ -150,10 +150,12 @@ class Mask:
 
     def _grid(self, N, S, batch, heads, q_pos, k_pos):
         """Every entry of an (N, S) problem, at the given positions or the default ones."""
+        N, S, heads = count("N", N, 0), count("S", S, 0), count("heads", heads, 1)
         if batch is None:
             batch = self.sizes[0]
         if batch is None:
             batch = max([len(pos) for pos in (q_pos, k_pos) if np.ndim(pos) == 2], default=1)
+        batch = count("batch", batch, 0)
         q_pos = positions("q_pos", q_pos, "N", np.arange(S - N, S), (batch,))
         k_pos = positions("k_pos", k_pos, "S", np.arange(S), (batch,))
         return grid(q_pos, k_pos, batch=batch, heads=heads)

@@ -15,7 +15,7 @@ import numpy as np
 from .errors import MaskError, ShapeError
 from .grid import extremes
 from .mask import Mask
-from .shapes import count
+from .shapes import as_array, count
 
 __all__ = ["Mask", "causal", "first", "last", "padding", "prefix", "segments", "window"]
 
@@ -110,7 +110,7 @@ def padding(lengths):
     array([[1, 1, 1, 0],
            [1, 0, 0, 0]])
     """
-    lengths = np.array(lengths)  # a copy: the caller may go on counting in theirs
+    lengths = as_array("lengths", lengths).copy()  # the caller may go on counting in theirs
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any():
         raise MaskError(f"lengths are {lengths.dtype} of shape {lengths.shape}; padding needs integers (B,), none below 0")
     rule = lambda g: g.j < lengths[g.b]  # noqa: E731
@@ -131,6 +131,8 @@ def segments(q_ids, k_ids=None):
     ------
     ShapeError
         If ids have another rank, or (when used) N, S or B differ from the scores'.
+    MaskError
+        If ids are not integers.
 
     Examples
     --------
@@ -141,10 +143,13 @@ def segments(q_ids, k_ids=None):
     # # .
     . . #
     """
-    q_ids = np.array(q_ids)
-    k_ids = q_ids if k_ids is None else np.array(k_ids)
+    q_ids = as_array("q_ids", q_ids).copy()
+    k_ids = q_ids if k_ids is None else as_array("k_ids", k_ids).copy()
     if q_ids.ndim not in (1, 2) or k_ids.ndim not in (1, 2):
         raise ShapeError(f"q_ids is {q_ids.shape} and k_ids is {k_ids.shape}; ids must be (N,) or (B, N), and (S,) or (B, S)")
+    for name, ids in (("q_ids", q_ids), ("k_ids", k_ids)):
+        if ids.dtype.kind not in "iu" and ids.size:
+            raise MaskError(f"{name} are {ids.dtype}; they must be integers, one number for each document")
     rows = {len(ids) for ids in (q_ids, k_ids) if ids.ndim == 2}
     if len(rows) > 1:
         raise ShapeError(f"q_ids has B = {len(q_ids)} but k_ids has B = {len(k_ids)}")

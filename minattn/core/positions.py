@@ -12,7 +12,7 @@ import numpy as np
 
 from .errors import OptionError, PositionError, ShapeError
 from .rope import Llama3Scaling, change_layout, rope, rope_backward, rope_frequencies
-from .shapes import count
+from .shapes import as_array, count, integers
 
 __all__ = [
     "Llama3Scaling", "alibi_bias", "alibi_slopes", "change_layout", "learned", "learned_backward",
@@ -53,7 +53,7 @@ def sinusoidal(positions, dim, *, base=10_000.0):
     """
     if dim < 2 or dim % 2:
         raise OptionError(f"dim = {dim}; sinusoids come in pairs, so E must be even")
-    angle = np.asarray(positions)[..., None] * rope_frequencies(dim, base)                # (..., N, E / 2)
+    angle = as_array("positions", positions)[..., None] * rope_frequencies(dim, base)                # (..., N, E / 2)
     return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(*angle.shape[:-1], dim)
 
 
@@ -71,7 +71,7 @@ def learned(table, positions):
     >>> ma.positions.learned(np.array([[1.0], [2.0], [3.0]]), [2, 0]).ravel()
     array([3., 1.])
     """
-    table, positions = np.asarray(table), np.asarray(positions)
+    table, positions = np.asarray(table), as_array("positions", positions)
     if table.ndim != 2:
         raise ShapeError(f"table is {table.shape}; it must be (length, E)")
     if positions.dtype.kind not in "iu":
@@ -134,5 +134,5 @@ def alibi_bias(slopes, q_pos, k_pos):
     >>> ma.positions.alibi_bias(np.array([0.5]), np.arange(3), np.arange(3))[0, 2]
     array([-1. , -0.5, -0. ])
     """
-    distance = np.asarray(q_pos)[..., :, None] - np.asarray(k_pos)[..., None, :]          # (..., N, S)
+    distance = integers("q_pos", q_pos)[..., :, None] - integers("k_pos", k_pos)[..., None, :]          # (..., N, S)
     return -np.asarray(slopes)[:, None, None] * distance[..., None, :, :]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import ShapeError
+from .shapes import as_array, count
 
 
 class ProjectionGrads(NamedTuple):
@@ -69,8 +70,8 @@ def project_qkv(x, w_q, w_k, w_v, *, context=None, b_q=None, b_k=None, b_v=None)
     >>> k[1]
     array([ 8., 10., 12.])
     """
-    x, w_q, w_k, w_v = map(np.asarray, (x, w_q, w_k, w_v))
-    y = x if context is None else np.asarray(context)
+    x, w_q, w_k, w_v = map(as_array, ("x", "w_q", "w_k", "w_v"), (x, w_q, w_k, w_v))
+    y = x if context is None else as_array("context", context)
     return _linear("q", x, w_q, b_q), _linear("k", y, w_k, b_k), _linear("v", y, w_v, b_v)
 
 
@@ -111,7 +112,7 @@ def split_heads(x, heads):
     array([[2., 3.],
            [8., 9.]])
     """
-    x = np.asarray(x)
+    x, heads = as_array("x", x), count("heads", heads, 0)
     if x.ndim < 2 or heads < 1 or x.shape[-1] % heads:
         raise ShapeError(f"x is {x.shape} and H = {heads}; to be split it must be (..., N, E) with E a multiple of H")
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).swapaxes(-2, -3)
@@ -150,7 +151,7 @@ def repeat_kv(k, groups):
     >>> ma.repeat_kv(np.array([[[1.0]], [[2.0]]]), 3).ravel()
     array([1., 1., 1., 2., 2., 2.])
     """
-    k = np.asarray(k)
+    k, groups = np.asarray(k), count("groups", groups, 0)
     if k.ndim < 3 or groups < 1:
         raise ShapeError(f"k is {k.shape} and groups = {groups}; repeat_kv needs (..., G, S, D) and at least one repeat")
     return np.repeat(k, groups, axis=-3)

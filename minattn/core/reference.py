@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import ShapeError
+from .errors import DtypeError, ShapeError
 from .softmax import softmax_lse
 
 
@@ -104,10 +104,12 @@ def modify(function, s, x):
     """score_mod or its gradient at every score; b, h, i, j broadcast to (B, H, N, S)."""
     where = x.grid()
     out = np.asarray(function(s, where.b, where.h, where.i, where.j))
+    name = getattr(function, "__name__", "score_mod")
+    if out.dtype.kind not in "iuf":
+        raise DtypeError(f"{name} returns {'nothing' if out.dtype == object else out.dtype}; it must return the changed scores")
     try:
         return np.broadcast_to(out, s.shape).astype(x.work, copy=False)
     except ValueError as error:
-        name = getattr(function, "__name__", "score_mod")
         shapes = f"shape {out.shape} for scores (B, H, N, S) = {s.shape}"
         raise ShapeError(f"{name} returns {shapes}; it must work entry by entry") from error
 

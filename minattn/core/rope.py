@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import OptionError, PositionError, ShapeError
-from .shapes import floats, working_type
+from .shapes import as_array, count, floats, number, working_type
 
 
 class Llama3Scaling(NamedTuple):
@@ -39,6 +39,11 @@ class Llama3Scaling(NamedTuple):
 
 def rope_frequencies(rotary_dim, theta=10_000.0, scaling=None):
     """Radians per position of each pair, (R / 2,), from fast to slow."""
+    theta = number("theta", theta)
+    if theta <= 0:
+        raise OptionError(f"theta = {theta}; it must be above 0")
+    if scaling is not None and not callable(scaling):
+        raise OptionError(f"scaling is {type(scaling).__name__}; it must be a function of the frequencies, or Llama3Scaling()")
     frequencies = theta ** (-np.arange(0, rotary_dim, 2) / rotary_dim)
     return frequencies if scaling is None else scaling(frequencies)
 
@@ -94,10 +99,10 @@ def rope(x, positions, *, layout, theta=10_000.0, rotary_dim=None, scaling=None)
     array([[1.  , 0.  , 1.  , 0.  ],
            [0.54, 0.84, 1.  , 0.01]])
     """
-    x, positions = floats("x", x), np.asarray(positions)
+    x, positions = floats("x", x), as_array("positions", positions)
     if x.ndim < 2:
         raise ShapeError(f"x is {x.shape}; it must be (..., H, N, D) or (N, D)")
-    rotary_dim = x.shape[-1] if rotary_dim is None else rotary_dim
+    rotary_dim = x.shape[-1] if rotary_dim is None else count("rotary_dim", rotary_dim, 0)
     if rotary_dim % 2 or not 0 < rotary_dim <= x.shape[-1]:
         raise OptionError(f"rotary_dim = {rotary_dim}; it must be even and between 2 and D = {x.shape[-1]}")
     first, second = _pairs(layout, rotary_dim)

@@ -17,17 +17,24 @@ def spell(name, shape, letters):
     return f"{name} is ({', '.join(named)})"
 
 
+def as_array(name, value):
+    """`value` as an array; what cannot be one, or would lose the mask that it carries, is refused."""
+    if np.ma.is_masked(value):
+        raise DtypeError(f"{name} is a masked array, and its mask would be ignored; fill it first, as in {name}.filled(0)")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"{name}: rows of unequal length; pad them, and mask the padding") from error
+
+
 def is_float(dtype):
     """Whether attention is defined for numbers of this type."""
-    return (dtype.kind == "f" and dtype.itemsize <= 8) or dtype.name == "bfloat16"
+    return (dtype.kind == "f" and 2 <= dtype.itemsize <= 8) or dtype.name == "bfloat16"
 
 
 def floats(name, array):
     """`array` as an array of a float type that attention is defined for: 16, 32 or 64 bits."""
-    try:
-        array = np.asarray(array)
-    except ValueError as error:
-        raise ShapeError(f"{name} has rows of unequal length; pad them, and mask the padding") from error
+    array = as_array(name, array)
     if is_float(array.dtype):
         return array
     raise DtypeError(
@@ -64,24 +71,29 @@ def number(name, value):
     """An option that is one finite number, as a Python float, which leaves the type of what it multiplies alone."""
     try:
         value = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise OptionError(f"{name} is {value!r}; it must be one number") from error
     if not np.isfinite(value):
         raise OptionError(f"{name} = {value}; it must be finite")
     return value
 
 
-def positions(name, pos, letter, default, lead):
-    """Positions as (B or 1, length), signed: a distance i - j may be negative."""
-    if pos is None:
-        return default[None]
-    pos = np.asarray(pos)
+def integers(name, pos):
+    """Positions as int64: a distance i - j may be negative, also between unsigned ones."""
+    pos = as_array(name, pos)
     if pos.dtype.kind not in "iu":
         raise PositionError(f"{name} is {pos.dtype}; positions are integers")
+    return pos.astype(np.int64, copy=False)
+
+
+def positions(name, pos, letter, default, lead):
+    """Positions as (B or 1, length), signed."""
+    if pos is None:
+        return default[None]
+    pos = integers(name, pos)
     if pos.ndim < 1 or pos.shape[-1] != len(default) or not (pos.ndim == 1 or _fits(pos.shape[:-1], lead)):
         fits = f"({letter},) or (..., {letter}) with {letter} = {len(default)} and the axes before the heads {lead}"
         raise ShapeError(f"{name} is {pos.shape}; it must be {fits}")
-    pos = pos.astype(np.int64, copy=False)
     if pos.ndim == 1 or len(lead) == 1:
         return pos if pos.ndim == 2 else pos[None]
     return np.broadcast_to(pos, (*lead, len(default))).reshape(int(np.prod(lead)), len(default))

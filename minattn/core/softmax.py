@@ -9,7 +9,8 @@ Milakov and Gimelshein 2018, arXiv:1805.02867; the merge: Dao et al. 2022, arXiv
 """
 import numpy as np
 
-from .errors import ShapeError
+from .errors import DtypeError, ShapeError
+from .shapes import as_array, common_type, floats
 
 
 def softmax_lse(scores, axis=-1, sink=None):
@@ -32,9 +33,12 @@ def softmax_lse(scores, axis=-1, sink=None):
     return weights, np.squeeze(lse, axis=axis)
 
 
-def _widened(scores):
-    """16-bit floats as float32, to sum in; integers as float64."""
-    return scores.astype(np.result_type(scores.dtype, np.float32), copy=False)
+def _scores(scores):
+    """(scores as an array, the same to sum in): 16-bit floats as float32, integers as float64."""
+    scores = as_array("scores", scores)
+    if scores.dtype.kind not in "biuf" and scores.dtype.name != "bfloat16":
+        raise DtypeError(f"scores are {scores.dtype}; they must be real numbers")
+    return scores, scores.astype(np.result_type(scores.dtype, np.float32), copy=False)
 
 
 def softmax(scores, axis=-1):
@@ -57,8 +61,8 @@ def softmax(scores, axis=-1):
     >>> ma.softmax(np.array([1e4, 1e4, -np.inf]))
     array([0.5, 0.5, 0. ])
     """
-    scores = np.asarray(scores)
-    weights = softmax_lse(_widened(scores), axis)[0]
+    scores, wide = _scores(scores)
+    weights = softmax_lse(wide, axis)[0]
     return weights if scores.dtype.kind in "biu" else weights.astype(scores.dtype, copy=False)
 
 
@@ -80,7 +84,7 @@ def logsumexp(scores, axis=-1):
     >>> ma.logsumexp(np.array([[1000.0, 1000.0], [-np.inf, 0.0]])).round(3)
     array([1000.693,    0.   ])
     """
-    return softmax_lse(_widened(np.asarray(scores)), axis)[1]
+    return softmax_lse(_scores(scores)[1], axis)[1]
 
 
 def merge(out_a, lse_a, out_b, lse_b):
@@ -107,6 +111,8 @@ def merge(out_a, lse_a, out_b, lse_b):
     ------
     ShapeError
         If an lse does not have the shape of its out without Dv, or the two outs differ.
+    DtypeError
+        If one of them is not of floats.
 
     References
     ----------
@@ -122,7 +128,8 @@ def merge(out_a, lse_a, out_b, lse_b):
     >>> np.allclose(out, ma.attention(q, k, v))
     True
     """
-    out_a, lse_a, out_b, lse_b = map(np.asarray, (out_a, lse_a, out_b, lse_b))
+    out_a, out_b, lse_a, lse_b = map(floats, ("out_a", "out_b", "lse_a", "lse_b"), (out_a, out_b, lse_a, lse_b))
+    dtype = common_type(out_a=out_a, out_b=out_b)
     for name, out, lse in (("a", out_a, lse_a), ("b", out_b, lse_b)):
         if out.shape[:-1] != lse.shape:
             raise ShapeError(f"lse_{name} is {lse.shape} but out_{name} is {out.shape}; lse must be (..., N) = {out.shape[:-1]}")
@@ -131,4 +138,4 @@ def merge(out_a, lse_a, out_b, lse_b):
     lse = np.logaddexp(lse_a, lse_b)
     base = np.where(np.isneginf(lse), 0, lse)           # both empty: weights exp(-inf) = 0, not exp(-inf + inf)
     out = np.exp(lse_a - base)[..., None] * out_a + np.exp(lse_b - base)[..., None] * out_b
-    return out.astype(np.result_type(out_a, out_b), copy=False), lse
+    return out.astype(dtype, copy=False), lse

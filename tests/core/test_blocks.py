@@ -83,6 +83,7 @@ def test_nothing(N, S):
     blocks = masks.causal().blocks(N, S, block_q=4, block_k=4)
     assert blocks.kind.shape == (1, 1, (N + 3) // 4, (S + 3) // 4)
     assert blocks.active == 0
+    assert "tiles of 4 x 4" in repr(blocks)
 
 
 def test_refuses():

@@ -270,6 +270,16 @@ def test_bad_tokens_store_nothing(make, new, kind, words):
     assert not cache.v.any()
 
 
+@pytest.mark.parametrize("make", [lambda: KVCache(2, 1, 8, 2), lambda: RollingCache(2, 1, 3, 2)])
+def test_lengths_of_an_unsigned_type(make):
+    """int64 with uint64 is float64 in NumPy, which is no index."""
+    new, cache, want = np.ones((2, 1, 3, 2), np.float32), make(), make()
+    for lengths in ([2, 3], [0, 1]):
+        for got, wanted in zip(cache.append(new, new, np.array(lengths, np.uint64)), want.append(new, new, lengths), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+            assert got.dtype == wanted.dtype
+
+
 @pytest.mark.parametrize(("make", "kind", "words"), [
     (lambda: KVCache(0, 1, 4, 2), OptionError, "batch = 0; it must be at least 1"),
     (lambda: KVCache(1, 0, 4, 2), OptionError, "kv_heads = 0"),

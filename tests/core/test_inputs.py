@@ -39,6 +39,8 @@ WRONG = {
     "no v": (DtypeError, {"v": None}, ["v is object"]),
     "v of text": (DtypeError, {"v": V.astype(str)}, ["v is <U"]),
     "integer bias": (DtypeError, {"bias": np.ones((5, 7), int)}, ["bias is int64"]),
+    "q of unequal rows": (ShapeError, {"q": [[1.0], [1.0, 2.0]]}, ["q: rows of unequal length"]),
+    "a masked array": (DtypeError, {"q": np.ma.masked_greater(Q, 1)}, ["q is a masked array", r"q\.filled\(0\)"]),
     "boolean bias": (DtypeError, {"bias": np.ones((5, 7), bool)}, ["bias is bool"]),
     "integer sink": (DtypeError, {"sink_logits": np.ones(6, int)}, ["sink_logits is int64"]),
     # masks
@@ -55,6 +57,7 @@ WRONG = {
         [r"mask is \(7, 5\)", r"\(5, 7\)"]),
     "mask of three axes": (ShapeError, {"mask": np.ones((2, 5, 7), bool)},
         [r"mask has 3 axes, \(2, 5, 7\)", r"\(N, S\) = \(5, 7\)", "4 axes of the scores"]),
+    "mask of unequal rows": (ShapeError, {"mask": [[True], [True, True]]}, ["mask: rows of unequal length"]),
     "mask of one axis": (ShapeError, {"mask": np.ones(7, bool)}, ["mask has 1 axes"]),
     "mask of other heads": (ShapeError, {"mask": np.ones((2, 3, 5, 7), bool)},
         [r"mask is \(2, 3, 5, 7\)", r"the shape of the scores is \(B=2, H=6, N=5, S=7\)"]),
@@ -82,6 +85,7 @@ WRONG = {
     "q_pos of other rows": (ShapeError, {"q_pos": np.zeros((3, 5), int)},
         [r"q_pos is \(3, 5\)", r"axes before the heads \(2,\)"]),
     "q_pos with heads": (ShapeError, {"q_pos": np.zeros((2, 6, 5), int)}, [r"q_pos is \(2, 6, 5\)"]),
+    "q_pos of unequal rows": (ShapeError, {"q_pos": [[0], [1, 2]]}, ["q_pos: rows of unequal length"]),
     "q_pos a number": (ShapeError, {"q_pos": 3}, [r"q_pos is \(\)"]),
     # options
     "softcap and score_mod": (OptionError, {"softcap": 3.0, "score_mod": lambda s, *_: s},
@@ -95,10 +99,13 @@ WRONG = {
     "softcap of heads": (OptionError, {"softcap": np.ones(6)}, ["softcap is array", "one number"]),
     "scale of heads": (OptionError, {"scale": np.ones(6)}, ["scale is array", "one number"]),
     "scale of text": (OptionError, {"scale": "auto"}, ["scale is 'auto'"]),
+    "scale beyond floats": (OptionError, {"scale": 10**400}, ["it must be one number"]),
     "scale NaN": (OptionError, {"scale": np.nan}, ["scale = nan"]),
     "score_mod an array": (OptionError, {"score_mod": np.ones((5, 7))}, ["score_mod is ndarray; it must be a function"]),
     "score_mod of another shape": (ShapeError, {"score_mod": lambda s, b, h, i, j: s.sum(axis=-1)},
         [r"returns shape \(2, 6, 5\)", r"\(2, 6, 5, 7\)", "entry by entry"]),
+    "score_mod without return": (DtypeError, {"score_mod": lambda s, b, h, i, j: None}, ["returns nothing", "changed scores"]),
+    "score_mod that is a mask": (DtypeError, {"score_mod": lambda s, b, h, i, j: i >= j}, ["returns bool"]),
     "backend unknown": (BackendError, {"backend": "tpu"}, ["backend is 'tpu'", "'auto', 'numpy'"]),
     "backend a list": (BackendError, {"backend": ["numpy"]}, ["backend is"]),
 }  # fmt: skip
@@ -167,6 +174,11 @@ def test_every_error_is_one_of_the_project_and_a_built_in():
         assert issubclass(kind, (ValueError, TypeError, ImportError))
         assert kind.__doc__
     assert not issubclass(ma.MinattnError, ValueError)
+
+
+def test_floats_of_8_bits(need):
+    for name in ("float8_e5m2", "float8_e4m3fn"):
+        refuses(DtypeError, [f"q is {name}"], ma.attention, *(a.astype(getattr(need("ml_dtypes"), name)) for a in (Q, K, V)))
 
 
 def test_types_that_fit_none(need):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import minattn as ma
 from minattn import Mask, masks
-from minattn.core.errors import MaskError, PositionError, ShapeError
+from minattn.core.errors import MaskError, OptionError, PositionError, ShapeError
 
 LEAVES = {
     "causal": masks.causal(),
@@ -186,6 +186,10 @@ ARRAY = np.ones((3, 3), bool)
     (lambda: masks.segments([0, 1], [0]).dense(1, 1), ShapeError, "made for N = 2 but the scores have N = 1"),
     (lambda: (masks.causal() & ~masks.padding([1, 2])).dense(2, 3, batch=3), ShapeError,
         "made for B = 2 but the scores have B = 3"),
+    (lambda: masks.causal().dense(3.0, 4), OptionError, "N is 3.0; it must be an integer"),
+    (lambda: masks.causal().blocks(3, -4), OptionError, "S = -4; it must be at least 0"),
+    (lambda: masks.causal().dense(3, 4, heads=0), OptionError, "heads = 0; it must be at least 1"),
+    (lambda: masks.causal().dense(3, 4, batch="2"), OptionError, "batch is '2'"),
     (lambda: masks.causal().dense(3, 4, q_pos=np.arange(4)), ShapeError, r"q_pos is \(4,\).*N = 3"),
     (lambda: masks.causal().dense(3, 4, k_pos=np.arange(3)), ShapeError, r"k_pos is \(3,\).*S = 4"),
     (lambda: masks.causal().dense(2, 3, q_pos=np.zeros((3, 2), int), k_pos=np.zeros((2, 3), int)), ShapeError,

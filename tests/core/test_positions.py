@@ -106,6 +106,13 @@ def test_alibi_bias_is_the_score_mod(drawn, close):
     )
 
 
+def test_alibi_bias_between_unsigned_positions():
+    bias = positions.alibi_bias([0.5], np.array([0, 9], np.uint8), np.array([4], np.uint8))
+    assert bias.tolist() == [[[2.0], [-2.5]]]
+    with pytest.raises(PositionError, match="k_pos is float64"):
+        positions.alibi_bias([0.5], [0], [1.0])
+
+
 def test_without_positions_attention_is_a_bag_of_words(drawn, close):
     """Permuting tokens permutes the output; positions added to x, or turned into q and k, end that."""
     x, order = drawn(1, H=1, N=6)[0][:, 0], np.array([3, 1, 0, 5, 4, 2])

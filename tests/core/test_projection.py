@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minattn as ma
-from minattn.core.errors import ShapeError
+from minattn.core.errors import OptionError, ShapeError
 from minattn.core.projection import project_qkv_backward
 
 
@@ -80,6 +80,7 @@ def test_repeat_kv():
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: ma.split_heads(np.ones((3, 8)), 3), r"x is \(3, 8\) and H = 3.*E a multiple of H"),
     (lambda: ma.split_heads(np.ones((3, 8)), 0), "H = 0"),
+    (lambda: ma.split_heads(np.ones((3, 8)), 8 / 4), "heads is 2.0; it must be an integer"),
     (lambda: ma.split_heads(np.ones(8), 2), r"x is \(8,\)"),
     (lambda: ma.merge_heads(np.ones((3, 8))), r"x is \(3, 8\); merge_heads needs \(\.\.\., heads, N, D\)"),
     (lambda: ma.repeat_kv(np.ones((3, 8)), 2), r"k is \(3, 8\) and groups = 2"),
@@ -88,10 +89,11 @@ def test_repeat_kv():
         r"w_q is \(7, 4\) but its input is \(3, 8\)"),
     (lambda: ma.project_qkv(np.ones((3, 8)), *[np.ones((8, 4))] * 3, context=np.ones((5, 9))),
         r"w_k is \(8, 4\) but its input is \(5, 9\)"),
+    (lambda: ma.project_qkv([[1.0], [1.0, 2.0]], *[np.ones((8, 4))] * 3), "x: rows of unequal length"),
     (lambda: ma.project_qkv(np.ones(8), *[np.ones((8, 4))] * 3), r"w_q.*input is \(8,\)"),
     (lambda: ma.project_qkv(np.ones((3, 8)), np.ones((8, 4)), np.ones(8), np.ones((8, 4))), r"w_k is \(8,\)"),
     (lambda: ma.project_qkv(np.ones((3, 8)), *[np.ones((8, 4))] * 3, b_v=np.ones(5)), r"b_v is \(5,\) but w_v has E_out = 4"),
-], ids=range(11))  # fmt: skip
+], ids=range(13))  # fmt: skip
 def test_refused(call, words):
-    with pytest.raises(ShapeError, match=words):
+    with pytest.raises((OptionError, ShapeError), match=words):
         call()

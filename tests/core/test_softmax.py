@@ -175,3 +175,26 @@ def test_permutations_of_three_parts():
     parts = [(rng.standard_normal((6, 2)), 10 * rng.standard_normal(6)) for _ in range(3)]
     outs = [ma.merge(*ma.merge(*a, *b), *c)[0] for a, b, c in itertools.permutations(parts)]
     np.testing.assert_allclose(outs, np.broadcast_to(outs[0], (6, 6, 2)), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("scores", "kind", "words"), [
+    (np.ones(3) * 1j, ma.errors.DtypeError, "scores are complex128; they must be real numbers"),
+    (["a"], ma.errors.DtypeError, "scores are <U1"),
+    ([None, 1.0], ma.errors.DtypeError, "scores are object"),
+    ([[1.0], [1.0, 2.0]], ma.errors.ShapeError, "scores: rows of unequal length"),
+    (np.ma.masked_equal([1.0, 2.0], 2.0), ma.errors.DtypeError, "scores is a masked array, and its mask would be ignored"),
+])  # fmt: skip
+def test_scores_that_are_none(scores, kind, words):
+    for function in (ma.softmax, ma.logsumexp):
+        with pytest.raises(kind, match=words):
+            function(scores)
+
+
+def test_merge_wants_floats(need):
+    out, lse = np.ones((2, 3)), np.zeros(2)
+    with pytest.raises(ma.errors.DtypeError, match="out_a is int64"):
+        ma.merge(out.astype(int), lse, out.astype(int), lse)
+    with pytest.raises(ma.errors.DtypeError, match="lse_b is object"):
+        ma.merge(out, lse, out, [None, 1.0])
+    with pytest.raises(ma.errors.DtypeError, match="out_a float16, out_b bfloat16"):
+        ma.merge(out.astype(np.float16), lse, out.astype(need("ml_dtypes").bfloat16), lse)
