@@ -6,6 +6,7 @@
     top_p           only the fewest best whose probabilities reach p (Holtzman et al. 2020, arXiv:1904.09751)
 """
 import operator
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -24,6 +25,8 @@ def sample(logits, rng, *, temperature=0.0, top_k=None, top_p=None):
     >>> sample(np.array([0.1, 2.0, -1.0]), None)
     1
     """
+    if np.isnan(logits).any():
+        raise TokenError("no token can be chosen: the scores for the next one are NaN")
     if temperature == 0:
         return int(np.argmax(logits))
     order = np.argsort(-logits, kind="stable")[:top_k]                                    # best first
@@ -189,7 +192,7 @@ def _stop_ids(model, stop):
     if stop is None:
         return set(() if model.tokenizer is None else model.tokenizer.stop_ids)
     try:
-        stop = {operator.index(n) for n in ([stop] if np.ndim(stop) == 0 else stop)}
+        stop = {operator.index(n) for n in (stop if isinstance(stop, Iterable) else [stop])}
     except TypeError as error:
         raise OptionError(f"stop = {stop!r}; it must be token ids") from error
     if wrong := [n for n in stop if not 0 <= n < model.config.vocab]:

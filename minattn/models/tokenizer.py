@@ -66,9 +66,9 @@ class Tokenizer:
         """A Hugging Face `tokenizer.json`; the settings are those of the class."""
         try:
             backend = _tokenizers().Tokenizer.from_file(str(Path(path)))
-        except DependencyError:
+        except (DependencyError, KeyboardInterrupt):
             raise
-        except Exception as error:  # the package raises plain Exception
+        except BaseException as error:  # the package raises plain Exception, and where its Rust code panics not even that
             raise WeightsError(f"{path} cannot be read as a tokenizer: {error}") from error
         return cls(backend, **settings)
 
@@ -82,7 +82,10 @@ class Tokenizer:
         """The ids of a text, a list of int."""
         if not isinstance(text, str):
             raise TokenError(f"text is {type(text).__name__}; encode takes a str")
-        return self._backend.encode(text).ids
+        try:
+            return self._backend.encode(text).ids
+        except TypeError as error:
+            raise TokenError("text holds half a character (a lone surrogate), as undecodable bytes become") from error
 
     def decode(self, ids):
         """The text of a sequence of ids, special tokens included. Bytes that are no whole character become U+FFFD."""
@@ -108,7 +111,7 @@ class Tokenizer:
         """
         if self._backend.token_to_id("<|im_start|>") is None or self._backend.token_to_id("<|im_end|>") is None:
             raise TokenError("this vocabulary has no <|im_start|> and <|im_end|>, so its chats are not ChatML")
-        if any(not isinstance(message, dict) or not {"role", "content"} <= message.keys() for message in messages):
+        if not all(isinstance(m, dict) and all(isinstance(m.get(key), str) for key in ("role", "content")) for m in messages):
             raise TokenError('each message must be a dict such as {"role": "user", "content": "Hello"}')
         if self.system is not None and (not messages or messages[0]["role"] != "system"):
             messages = [{"role": "system", "content": self.system}, *messages]

@@ -144,6 +144,7 @@ def test_ids_stream_as_ids():
         ({"stream": 3}, OptionError, "stream"),
         ({"stop": "end"}, OptionError, "stop"),
         ({"stop": [61]}, TokenError, "61"),
+        ({"stop": [[1], [2, 3]]}, OptionError, "stop"),
     ],
 )
 def test_options_out_of_range(options, error, text):
@@ -165,6 +166,19 @@ def test_options_out_of_range(options, error, text):
 def test_prompts_that_are_none(prompt, error):
     with pytest.raises(error):
         MODEL.generate(prompt)
+
+
+@pytest.mark.parametrize("collection", [list, tuple, set, frozenset, iter, np.array])
+def test_stop_ids_of_any_collection(collection):
+    said = MODEL.generate([5, 4], max_new_tokens=6, stop=())
+    assert MODEL.generate([5, 4], max_new_tokens=6, stop=collection([said[3]])) == said[: said.index(said[3])]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_no_token_out_of_nan(temperature):
+    broken = MODEL.with_attention({1: lambda q, k, v, **options: q * np.nan})
+    with pytest.raises(TokenError, match="NaN"):
+        broken.generate([1, 2], temperature=temperature)
 
 
 def test_the_bar(need, monkeypatch, capsys):

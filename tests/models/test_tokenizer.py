@@ -51,6 +51,8 @@ def test_chat(tokenizer):
     assert "Be a cat" not in tokenizer.chat(own)
     with pytest.raises(TokenError, match="content"):
         tokenizer.chat([{"role": "user"}])
+    with pytest.raises(TokenError, match="role"):
+        tokenizer.chat([{"role": "user", "content": None}])
 
 
 @pytest.mark.parametrize("ids", [[len(PIECES)], [-1], [1.5], 3, ["cat"]])
@@ -65,6 +67,8 @@ def test_ids_that_are_none(tokenizer, ids):
 def test_text_that_is_none(tokenizer):
     with pytest.raises(TokenError, match="bytes"):
         tokenizer.encode(b"cat")
+    with pytest.raises(TokenError, match="lone surrogate"):
+        tokenizer.encode(b"\xff cat".decode(errors="surrogateescape"))
 
 
 def test_a_tokenizer_json(tokenizer, tmp_path):
@@ -73,9 +77,12 @@ def test_a_tokenizer_json(tokenizer, tmp_path):
     read = Tokenizer.from_file(path, eos_id=2, stop_ids=[0, 2])
     assert read.encode("cat42 cat") == tokenizer.encode("cat42 cat")
     assert read.stop_ids == {0, 2}
-    path.write_text(json.dumps({"model": 3}))
-    with pytest.raises(WeightsError, match=r"tokenizer\.json"):
-        Tokenizer.from_file(path)
+    altered = json.loads(path.read_text())
+    altered["model"]["continuing_subword_prefix"] = "longer than any token"               # the package panics on this one
+    for content in ({"model": 3}, altered):
+        path.write_text(json.dumps(content))
+        with pytest.raises(WeightsError, match=r"tokenizer\.json"):
+            Tokenizer.from_file(path)
 
 
 @pytest.mark.parametrize(
