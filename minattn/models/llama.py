@@ -19,9 +19,10 @@ import numpy as np
 
 from ..attention import attention
 from ..core.cache import KVCache
-from ..core.errors import DtypeError, OptionError, ShapeError, TokenError
+from ..core.errors import CacheError, DtypeError, OptionError, ShapeError, TokenError
 from ..core.projection import merge_heads, project_qkv, split_heads
 from ..core.rope import rope
+from ..core.shapes import as_array
 from . import generation
 
 
@@ -162,6 +163,8 @@ class Llama:
         """(x, weights): what the last layer leaves, (..., N, E), before the final norm; weights None unless asked for."""
         ids = self._ids(ids)
         rows = np.atleast_2d(ids)
+        if cache is not None and not (isinstance(cache, LlamaCache) and cache):
+            raise CacheError(f"cache is {type(cache).__name__} of no layers; it must be a LlamaCache, as new_cache makes it")
         if cache is not None and (len(cache) != len(self.layers) or len(cache.lengths) != len(rows)):
             raise ShapeError(
                 f"the cache has L = {len(cache)} layers of B = {len(cache.lengths)} rows, "
@@ -205,12 +208,14 @@ class Llama:
         q_pos = k_pos = positions
         if cache is not None:
             k, v, q_pos, k_pos = cache.append(k, v, lengths)
-        attend = self._attention[layer]
         options = {"return_weights": True} if return_weights else {}
-        mixed = attend(q, k, v, causal=True, q_pos=q_pos, k_pos=k_pos, **options)
-        mixed, weights = mixed if return_weights else (mixed, None)
-        if np.shape(mixed) != q.shape:
-            raise ShapeError(f"the attention of layer {layer} returned {np.shape(mixed)}; it must be like q, {q.shape}")
+        results = self._attention[layer](q, k, v, causal=True, q_pos=q_pos, k_pos=k_pos, **options)
+        results = results if isinstance(results, tuple) else (results,)
+        found, wanted = [np.shape(a) for a in results], [q.shape, (*q.shape[:-1], k.shape[-2])][: 1 + bool(return_weights)]
+        if found != wanted:
+            found, wanted = (" and ".join(map(str, shapes)) for shapes in (found, wanted))
+            raise ShapeError(f"the attention of layer {layer} returned {found}; it must return {wanted}")
+        mixed, weights = results if return_weights else (*results, None)
         y = x + merge_heads(mixed) @ self.layers[layer]["w_o"]
         out = y + self.feed_forward(layer, y)
         return (out, weights) if return_weights else out
@@ -288,7 +293,7 @@ def _positions(shape, lengths):
     B, N = shape
     if lengths is None:
         return np.arange(N)
-    lengths = np.asarray(lengths)
+    lengths = as_array("lengths", lengths)
     if lengths.shape != (B,) or lengths.dtype.kind not in "iu" or lengths.min() < 0 or lengths.max() > N:
         raise ShapeError(f"lengths are {lengths.tolist()}; they must be B = {B} integers between 0 and N = {N}")
     return np.where(np.arange(N) < lengths[:, None], np.arange(N), -1)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import minattn as ma
 from minattn.core.errors import CacheError, DtypeError, OptionError, ShapeError, TokenError, WeightsError
-from minattn.models import Llama, LlamaConfig
+from minattn.models import Llama, LlamaCache, LlamaConfig
 from minattn.models.llama import rms_norm, silu
 
 CONFIG = LlamaConfig(2, 30, 44, 6, 2, 8, 61, 96)
@@ -189,6 +189,22 @@ def test_with_attention_refuses():
 
 
 @pytest.mark.parametrize(
+    ("fn", "weights", "text"),
+    [
+        (lambda q, k, v, **options: q, True, r"layer 0 returned \(1, 6, 4, 8\); it must return .* and \(1, 6, 4, 4\)"),
+        (lambda q, k, v, **options: (q, q), True, r"returned \(1, 6, 4, 8\) and \(1, 6, 4, 8\)"),
+        (lambda q, k, v, **options: (q, None), False, r"returned \(1, 6, 4, 8\) and \(\); it must return \(1, 6, 4, 8\)"),
+        (lambda q, k, v, **options: None, False, r"returned \(\)"),
+    ],
+)
+def test_an_attention_that_returns_something_else(fn, weights, text):
+    cache = MODEL.new_cache(capacity=4)
+    with pytest.raises(ShapeError, match=text):
+        MODEL.with_attention(fn).forward(drawn_ids(4), return_weights=weights, cache=cache)
+    assert [layer.lengths.tolist() for layer in cache] == [[0], [0]]
+
+
+@pytest.mark.parametrize(
     ("ids", "error", "text"),
     [
         ([3, 61], TokenError, "token 61 .*0 to 60"),
@@ -220,6 +236,9 @@ def test_a_cache_that_does_not_fit(config):
     other = Llama.random(config(layers=4))
     with pytest.raises(ShapeError, match=r"L = 4 .*L = 2"):
         MODEL.forward(drawn_ids(4), cache=other.new_cache(capacity=9))
+    for wrong in (ma.KVCache(1, 2, 9, 8), list(MODEL.new_cache(1, 9)), LlamaCache(), "cache"):
+        with pytest.raises(CacheError, match="must be a LlamaCache, as new_cache makes it"):
+            MODEL.forward(drawn_ids(4), cache=wrong)
 
 
 def test_weights_that_do_not_fit(weights_of):
