@@ -20,14 +20,16 @@ def test_the_ten_lines_run(capsys):
 
 
 @pytest.mark.slow
-def test_the_real_model_lines_run(need_weights, capsys):
+def test_the_real_model_lines_run(need_weights, capsys, tmp_path, monkeypatch):
     need_weights()
+    monkeypatch.chdir(tmp_path)
     names = {}
     for code in CODE[:2]:                                             # the second block goes on where the first ends
         exec(compile(code, "README.md", "exec"), names)
     it, cat = (names["m"].tokenizer.tokens(names["ids"]).index(word) for word in ("·it", "·cat"))
     assert abs(names["weights"][13, 8, it, cat] - 0.80) < 0.01        # what the picture's caption says
     assert capsys.readouterr().out.strip()
+    assert (tmp_path / "it.png").stat().st_size > 10_000
 
 
 def test_links_lead_somewhere():

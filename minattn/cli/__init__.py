@@ -19,7 +19,7 @@ def main(argv=None):
     """Run one command; `argv` without the program's name, None reads the command line. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="minattn", description="Attention, to be read, seen and measured.")
     parser.add_argument("--version", action="version", version=f"minattn {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="")
+    commands = parser.add_subparsers(title="commands", metavar="command")
     for command in (learn, see, fetch, bench, doctor):
         command.add(commands)
     options = parser.parse_args(argv)

@@ -108,6 +108,9 @@ def serve(folder, *, port, browser):
     """
     if importlib.util.find_spec("jupyterlab") is None:
         raise DependencyError(f"JupyterLab is not installed: pip install 'minattn[lessons]' (the lessons are in {folder})")
+    # a setting of JupyterLab's own that no option reaches: it is not to ask about news over the first lesson
+    paths = str(PACKAGE / "cli" / "jupyter"), os.environ.get("JUPYTER_CONFIG_PATH", "")
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, paths))
     from jupyterlab.labapp import LabApp
 
     root = PACKAGE.parent if folder == PACKAGE.parent / "lessons" else folder
@@ -115,10 +118,12 @@ def serve(folder, *, port, browser):
     arguments = [
         "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--ServerApp.root_dir={root}",
         f"--ServerApp.open_browser={browser}", f"--LabApp.default_url=/lab/tree/{quote(first)}",
-        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         arguments.append("--ServerApp.allow_root=True")               # in a container there is often no other user
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")                              # kernels inherit it: small products wait for no core
     server = LabApp.initialize_server(argv=arguments)
     if not server.identity_provider.auth_enabled:                     # the user's settings switched it off
         server.identity_provider.token = secrets.token_hex(24)

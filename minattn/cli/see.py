@@ -17,7 +17,7 @@ NOTE = "SmolLM2-135M-Instruct, 4-bit weights; each row is a token that looks, ea
 def add(commands):
     """Declare the command."""
     parser = commands.add_parser("see", help="draw where the heads of a real model look in a sentence")
-    parser.add_argument("sentence", help=f"up to {MOST_TOKENS} tokens, in quotes")
+    parser.add_argument("sentence", nargs="+", help=f"up to {MOST_TOKENS} tokens; in quotes where it holds signs of the shell")
     parser.add_argument("--layer", type=int, help="draw this layer, counted from 0 (default: the heads of all layers "
                         f"that look most at words further back, {SHOWN} of them)")
     parser.add_argument("--head", type=int, help="draw this head of the layer alone, counted from 0")
@@ -29,19 +29,20 @@ def run(options):
     """Run the model, write NAME.png and NAME.html, say where they are."""
     from .. import models
 
-    if not options.sentence.strip():
+    sentence = " ".join(options.sentence).strip()
+    if not sentence:
         raise OptionError("the sentence is empty; give some words in quotes")
     if options.head is not None and options.layer is None:
         raise OptionError("--head needs --layer: which layer's head?")
     model = models.load("smollm2")
-    ids = model.tokenizer.encode(options.sentence)
+    ids = model.tokenizer.encode(sentence)
     if len(ids) > MOST_TOKENS:
         raise OptionError(f"the sentence has {len(ids)} tokens; at most {MOST_TOKENS} can be read in a picture")
     weights = model.forward(ids, return_weights=True)[1]              # (layers, H, N, N)
     chosen = choose(weights, options.layer, options.head)
     tokens = model.tokenizer.tokens(ids)
-    files = {".png": picture(weights, tokens, chosen), ".html": explore(weights, tokens, chosen, options.sentence)}
-    for path, replaced in write(options.out.expanduser(), file_name(options.sentence), files):
+    files = {".png": picture(weights, tokens, chosen), ".html": explore(weights, tokens, chosen, sentence)}
+    for path, replaced in write(options.out.expanduser(), file_name(sentence), files):
         print(f"{path}{' (in place of an earlier one)' if replaced else ''}")
     return 0
 

