@@ -3,10 +3,12 @@
 Each function takes what a caller gave and returns what the drawing needs, or raises a `PlotError`.
 """
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 
 from ..core.errors import PlotError
+from ..core.shapes import as_array
 
 
 class PlotWarning(UserWarning):
@@ -15,7 +17,7 @@ class PlotWarning(UserWarning):
 
 def as_maps(values, name, *letters):
     """A float array with exactly these axes, every entry finite."""
-    array = np.asarray(values)
+    array = as_array(name, values)
     if array.dtype == bool:
         raise PlotError(f"{name} is boolean: plot.mask draws a mask, this draws numbers")
     if array.ndim != len(letters):
@@ -23,11 +25,10 @@ def as_maps(values, name, *letters):
                         f"{len(letters)} axes; index the others, as in {name}[0]")
     if array.size == 0:
         raise PlotError(f"{name} is {sizes(array, letters)}: there is nothing to draw")
-    try:
-        array = array if array.dtype == np.float16 else array.astype(np.result_type(array.dtype, np.float32), copy=False)
-        finite = np.isfinite(array)
-    except TypeError:
-        raise PlotError(f"{name} has dtype {array.dtype}; a map is an array of real numbers") from None
+    if array.dtype.kind not in "iuf" and array.dtype.name != "bfloat16":
+        raise PlotError(f"{name} has dtype {array.dtype}; a map is an array of real numbers")
+    array = array.astype(np.result_type(array.dtype, np.float32), copy=False)
+    finite = np.isfinite(array)
     if not finite.all():
         where = tuple(int(axis) for axis in np.argwhere(~finite)[0])
         raise PlotError(f"{name}{list(where)} is {array[where]} ({place(letters, where)}), one of "
@@ -39,7 +40,7 @@ def as_visible(mask, N, S):
     """Boolean (N, S), True where a query may look: from a boolean array, a `Mask`, or None (no mask, all may)."""
     if mask is None:
         return np.ones((N, S), bool)
-    allowed = mask.dense(N, S) if hasattr(mask, "dense") else np.asarray(mask)
+    allowed = mask.dense(N, S) if hasattr(mask, "dense") else as_array("mask", mask)
     if allowed.dtype != bool:
         raise PlotError(f"mask has dtype {allowed.dtype}; a mask is boolean, True = may attend: mask.astype(bool)")
     if allowed.ndim > 2 and allowed.size == N * S:
@@ -63,16 +64,16 @@ def as_hidden(mask, maps):
 
 def as_labels(tokens, key_tokens, N, S):
     """Two lists of strings: the N queries' and the S keys', None where there are no labels."""
-    if key_tokens is None and tokens is not None and N == S:
-        key_tokens = tokens
-    return _labels(tokens, "tokens", "N", "query", N, S), _labels(key_tokens, "key_tokens", "S", "key", S, N)
+    rows = _labels(tokens, "tokens", "N", "query", N, S)
+    return rows, rows if key_tokens is None and N == S else _labels(key_tokens, "key_tokens", "S", "key", S, N)
 
 
 def _labels(tokens, name, letter, one, size, other):
     if tokens is None:
         return None
-    if isinstance(tokens, str):
-        raise PlotError(f"{name} is one string; a list with one label for each {one} is needed ({letter} = {size})")
+    if isinstance(tokens, str) or not isinstance(tokens, Iterable):
+        given = "one string" if isinstance(tokens, str) else type(tokens).__name__
+        raise PlotError(f"{name} is {given}; a list with one label for each {one} is needed ({letter} = {size})")
     labels = [readable(str(token)) for token in tokens]
     if len(labels) != size:
         hint = "; the keys' labels go in key_tokens=" if name == "tokens" and len(labels) == other else ""
@@ -90,8 +91,7 @@ def readable(token):
 def check_rows(weights, letters):
     """Warn where a row of weights sums above 1. Below 1 is normal: hidden rows, sink logits."""
     sums = weights.sum(-1, dtype=np.float64)
-    rounding = 1e-4 if weights.dtype.itemsize > 2 else 2e-3             # a 16-bit weight is off by up to 0.0005 of itself
-    over = np.argwhere(sums > 1 + rounding)
+    over = np.argwhere(sums > 1 + 4e-3)                               # a bfloat16 weight is off by up to 0.002 of itself
     if len(over):
         where = tuple(int(axis) for axis in over[0])
         warn(f"row {where[-1]} of the weights sums to {sums[where]:.4g}, above 1 ({place(letters[:-1], where)}; "

@@ -4,6 +4,7 @@ Letters: N queries (down), S keys (across), t the side of a pooled tile.
 """
 import numpy as np
 
+from ..core.shapes import count
 from .style import STYLE, luminance
 
 LONGEST_LABEL = 14                                                    # characters; longer ones end in an ellipsis
@@ -45,7 +46,7 @@ def pooled(values, hidden, max_cells):
 
     The largest and not the mean: a diagonal one cell wide keeps its colour, and every colour is a weight that occurs.
     """
-    t = -(-max(values.shape) // max_cells)
+    t = -(-max(values.shape) // count("max_cells", max_cells, 1))
     if t == 1:
         return values, hidden, 1
     entries, grey = tiles(values, t, 0), tiles(hidden, t, True)

@@ -2,6 +2,7 @@
 import numpy as np
 
 from ..core.errors import PlotError
+from ..core.shapes import as_array, count
 from .check import as_hidden, as_labels, as_maps, check_rows
 from .draw import paint, tile_note
 from .style import DIVERGING, NOTE_DIVERGING, NOTE_HIDDEN, canvas, weight_scale
@@ -55,7 +56,8 @@ def heads(weights, tokens=None, *, key_tokens=None, mask=None, titles=None, colu
     >>> axes.shape, axes[4].get_title()
     ((6,), 'head 4')
     """
-    letters = ("H", "N", "S") if np.ndim(weights) <= 3 else ("layers", "H", "N", "S")
+    weights = as_array("weights", weights)
+    letters = ("H", "N", "S") if weights.ndim <= 3 else ("layers", "H", "N", "S")
     weights = as_maps(weights, "weights", *letters)
     grid, (N, S) = weights.shape[:-2], weights.shape[-2:]
     query_labels, key_labels = as_labels(tokens, key_tokens, N, S)
@@ -87,7 +89,7 @@ def heads(weights, tokens=None, *, key_tokens=None, mask=None, titles=None, colu
 
 
 def rows_and_columns(H, columns):
-    columns = columns or (H if H <= 5 else int(np.ceil(np.sqrt(H))))
+    columns = (H if H <= 5 else int(np.ceil(np.sqrt(H)))) if columns is None else count("columns", columns, 1)
     return -(-H // columns), columns
 
 

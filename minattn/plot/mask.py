@@ -4,6 +4,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 from ..core.errors import PlotError
+from ..core.shapes import as_array, count
 from .check import as_labels, as_visible
 from .draw import label_axis, show, tiles
 from .heatmap import figure_size
@@ -51,15 +52,16 @@ def mask(mask, N=None, S=None, *, tokens=None, key_tokens=None, title=None, lege
     if N is None:
         if hasattr(mask, "dense"):
             raise PlotError("mask is a rule of any size: say how many queries and keys to draw, as in mask(m, N, S)")
-        if np.ndim(mask) < 2:
-            raise PlotError(f"mask has shape {np.shape(mask)}; a mask is drawn as (N, S)")
-        N, S = np.shape(mask)[-2:]
-    S = N if S is None else S
+        mask = as_array("mask", mask)
+        if mask.ndim < 2:
+            raise PlotError(f"mask has shape {mask.shape}; a mask is drawn as (N, S)")
+        N, S = mask.shape[-2:]
+    N, S = count("N", N, 0), count("S", N if S is None else S, 0)
     if min(N, S) < 1:
         raise PlotError(f"mask is (N={N}, S={S}): there is nothing to draw")
     allowed = as_visible(mask, N, S)
     rows, columns = as_labels(tokens, key_tokens, N, S)
-    t = -(-max(N, S) // max_cells)
+    t = -(-max(N, S) // count("max_cells", max_cells, 1))
     seen, there = tiles(allowed, t, False).sum(-1), tiles(np.ones_like(allowed), t, False).sum(-1)
     none, whole = seen == 0, seen == there
     with canvas(theme, (1, 1), figure_size(N, S, rows, columns), ax=ax) as (axes, colours):

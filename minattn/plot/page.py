@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 
 from ..core.errors import PlotError
+from ..core.shapes import as_array
 from .check import as_hidden, as_labels, as_maps, check_rows
 from .style import SEQUENTIAL
 
@@ -64,9 +65,10 @@ def page(weights, tokens, *, title, key_tokens=None, mask=None, selected=(0, 0),
     >>> text.startswith("<!doctype html>"), "http://" in text
     (True, False)
     """
-    letters = ("H", "N", "S") if np.ndim(weights) <= 3 else ("layers", "H", "N", "S")
-    if np.size(weights) > LARGEST:
-        raise PlotError(f"weights has shape {np.shape(weights)}: {np.size(weights):,} numbers, and a page holds {LARGEST:,}; "
+    weights = as_array("weights", weights)
+    letters = ("H", "N", "S") if weights.ndim <= 3 else ("layers", "H", "N", "S")
+    if weights.size > LARGEST:
+        raise PlotError(f"weights has shape {weights.shape}: {weights.size:,} numbers, and a page holds {LARGEST:,}; "
                         "give fewer layers, or a shorter text")
     weights = as_maps(weights, "weights", *letters)
     check_rows(weights, letters)
@@ -92,7 +94,7 @@ def page(weights, tokens, *, title, key_tokens=None, mask=None, selected=(0, 0),
         "hidden": packed(as_hidden(mask, weights)), "colours": colour_table(),
     }
     parts = {
-        "title": html.escape(title), "note": html.escape(note),
+        "title": html.escape(str(title)), "note": html.escape(str(note)),
         "shape": f"{layers} layer{'s' * (layers != 1)}, {H} head{'s' * (H != 1)}, {N} queries, {S} keys",
         "selected": f"{layer}.{head}", "rows": strongest(weights[layer, head], rows, columns),
         # "<" cannot close the script element or open a comment there once it is written as an escape.

@@ -45,10 +45,11 @@ def steps(steps, tokens=None, *, key_tokens=None, limits=(None, None), max_cells
     >>> [ax.get_title() for ax in axes]
     ['raw scores', 'scaled and masked', 'weights']
     """
-    if np.ndim(steps.scores) != 2:
-        raise PlotError(f"steps holds scores of shape {np.shape(steps.scores)}; one head is drawn, with scores (N, S): "
+    scores = getattr(steps, "scores", None)                           # of what is no Steps, a shape () that is refused
+    if np.ndim(scores) != 2:
+        raise PlotError(f"steps holds scores of shape {np.shape(scores)}; one head is drawn, with scores (N, S): "
                         f"call minattn.steps on one head, as in steps(q[h], k[h], v[h])")
-    raw = as_maps(steps.scores, "steps.scores", "N", "S")
+    raw = as_maps(scores, "steps.scores", "N", "S")
     N, S = raw.shape
     rows, columns = as_labels(tokens, key_tokens, N, S)
     hidden = np.isneginf(steps.masked)

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import colors
 
 from ..core.errors import PlotError
+from ..core.shapes import number
 
 STYLE: dict[Any, Any] = {"font.size": 9.0, "axes.titlesize": 10.0, "axes.labelsize": 9.0, "xtick.labelsize": 8.0,
                          "ytick.labelsize": 8.0, "figure.dpi": 110.0, "font.family": "DejaVu Sans"}
@@ -56,15 +57,22 @@ def weight_scale(weights, vmax=None):
     """0 to 1 for weights; centred at 0, to the largest size, where there are negative entries."""
     low, high = float(weights.min()), float(weights.max())
     if low < 0:
-        return centred_scale(weights, vmax)
-    top = 1.0 if vmax is None else float(vmax)
+        return centred_scale(weights, vmax, "vmax")
+    top = 1.0 if vmax is None else end_of("vmax", vmax)
     return Scale(SEQUENTIAL, 0.0, top, "max" if high > top * (1 + 1e-6) + 1e-6 else "neither")
 
 
-def centred_scale(values, limit=None):
+def centred_scale(values, limit=None, name="limits"):
     largest = float(np.abs(values).max(initial=0))
-    top = (largest or 1.0) if limit is None else float(limit)
+    top = (largest or 1.0) if limit is None else end_of(name, limit)
     return Scale(DIVERGING, -top, top, "both" if largest > top else "neither")
+
+
+def end_of(name, value):
+    value = number(name, value)
+    if value <= 0:
+        raise PlotError(f"{name} = {value}; the end of a scale must be above 0")
+    return value
 
 
 @contextmanager
@@ -72,6 +80,9 @@ def canvas(theme, shape, size, *, ax=None, fig=None):
     """Axes to draw on, and the theme that suits them: the caller's, or those of a new figure under our own settings."""
     if theme not in (None, *THEMES):
         raise PlotError(f"theme is {theme!r}; it is 'light' or 'dark'")
+    for name, given, method, kind in (("ax", ax, "imshow", "Axes"), ("fig", fig, "subplots", "Figure")):
+        if given is not None and not hasattr(given, method):
+            raise PlotError(f"{name} is {type(given).__name__}; it must be one Matplotlib {kind}")
     if ax is not None or fig is not None:
         axes = np.array([[ax]]) if fig is None else fig.subplots(*shape, squeeze=False)
         yield axes, THEMES[theme] if theme else theme_of(axes[0, 0])
@@ -81,8 +92,12 @@ def canvas(theme, shape, size, *, ax=None, fig=None):
     plt.draw_if_interactive()                                         # loads the backend; what it sets is to outlive the block
     settings = {key: value for key, value in mpl.rcParamsDefault.items() if key not in ("backend", "interactive")}
     with mpl.rc_context({**settings, **STYLE, **THEMES[theme or "light"].rc}):
-        axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)[1]
-        yield axes, THEMES[theme or "light"]
+        figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
+        try:
+            yield axes, THEMES[theme or "light"]
+        except BaseException:
+            plt.close(figure)                                         # nothing half drawn stays behind
+            raise
 
 
 def theme_of(ax):

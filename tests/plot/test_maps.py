@@ -95,13 +95,14 @@ def test_weight_under_the_mask_is_shown_and_told():
     assert not np.ma.getmaskarray(ax.images[0].get_array()).any()
 
 
-def test_row_sums():
+def test_row_sums(need):
     weights = drawn_map(3, 5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ma.plot.heatmap(weights * 0.7)                                # below 1 is normal
         ma.plot.heatmap(weights.astype(np.float16))
         ma.plot.heatmap(weights.astype(np.float32))
+        ma.plot.heatmap(weights.astype(need("ml_dtypes").bfloat16))
     weights[1] *= 1.01
     with pytest.warns(PlotWarning, match=r"row 1 .*sums to 1\.01, above 1 .*query 1; 1 such rows") as caught:
         ma.plot.heatmap(weights)
@@ -126,6 +127,22 @@ def test_numbers_that_are_not_finite(bad):
     (lambda w: ma.plot.heatmap(w, words(5)), "N = 3: one for each query; the keys' labels go in key_tokens="),
     (lambda w: ma.plot.heatmap(w, words(3), key_tokens=words(3)), "key_tokens has 3 labels but the map has S = 5"),
     (lambda w: ma.plot.heatmap(w, "the"), "tokens is one string"),
+    (lambda w: ma.plot.heatmap(w, 3), "tokens is int; a list with one label for each query"),
+    (lambda w: ma.plot.heatmap(w * 1j), "weights has dtype complex128; a map is an array of real numbers"),
+    (lambda w: ma.plot.heatmap(np.ma.masked_less(w, 0.1)), "weights is a masked array"),
+    (lambda w: ma.plot.heads([[w, w[1:]]]), "weights: rows of unequal length"),
+    (lambda w: ma.plot.heatmap(w, mask=[[True], [True, True]]), "mask: rows of unequal length"),
+    (lambda w: ma.plot.heatmap(w, vmax=0), "vmax = 0.0; the end of a scale must be above 0"),
+    (lambda w: ma.plot.heatmap(-w, vmax=-1), "vmax = -1.0"),
+    (lambda w: ma.plot.heatmap(w, vmax=np.nan), "vmax = nan"),
+    (lambda w: ma.plot.heatmap(w, vmax="large"), "vmax is 'large'"),
+    (lambda w: ma.plot.heatmap(w, max_cells=0), "max_cells = 0; it must be at least 1"),
+    (lambda w: ma.plot.mask(w > 0, max_cells=2.5), "max_cells is 2.5"),
+    (lambda w: ma.plot.heatmap(w, ax=np.array([1, 2])), "ax is ndarray; it must be one Matplotlib Axes"),
+    (lambda w: ma.plot.heads(w[None], fig="figure"), "fig is str; it must be one Matplotlib Figure"),
+    (lambda w: ma.plot.heads(w[None], columns=0), "columns = 0; it must be at least 1"),
+    (lambda w: ma.plot.steps(w), r"steps holds scores of shape \(\).*call minattn.steps on one head"),
+    (lambda w: ma.plot.mask(ma.masks.causal(), 3.0), "N is 3.0; it must be an integer"),
     (lambda w: ma.plot.heatmap(w[None]), r"shape \(1, 3, 5\), but one map for each \(N, S\)"),
     (lambda w: ma.plot.heatmap(w[0]), r"shape \(5,\)"),
     (lambda w: ma.plot.heatmap(w[:0]), r"\(N=0, S=5\): there is nothing"),
@@ -141,9 +158,15 @@ def test_numbers_that_are_not_finite(bad):
     (lambda w: ma.plot.mask(np.ones((3, 5))), "mask has dtype float64"),
 ])  # fmt: skip
 def test_errors_name_what_is_wrong(call, words_of_the_error):
-    with pytest.raises(PlotError, match=words_of_the_error):
+    with pytest.raises(ma.MinattnError, match=words_of_the_error):
         call(drawn_map(3, 5))
     assert not plt.get_fignums()
+
+
+def test_labels_may_come_from_a_generator():
+    ax = ma.plot.heatmap(drawn_map(3, 3), (word for word in words(3)))
+    for texts in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [text.get_text() for text in texts] == words(3)
 
 
 def test_negative_entries_take_a_scale_centred_at_zero():

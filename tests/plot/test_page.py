@@ -106,6 +106,10 @@ def test_no_place_of_the_template_is_left_open():
     assert len(re.findall("<title>t</title>", text)) == 1
 
 
+def test_a_title_may_be_any_object():
+    assert "<title>17</title>" in ma.plot.page(maps(1, 2, 3, 3), list("abc"), title=17)
+
+
 def test_every_colour_has_contrast():
     css = ma.plot.page(maps(1, 1, 2, 2), list("ab"), title="t").split("<style>")[1].split("</style>")[0]
     themes = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", css)]
