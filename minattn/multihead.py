@@ -103,7 +103,8 @@ class MultiHeadAttention:
     @classmethod
     def random(cls, width, *, heads, kv_heads=None, seed=0, dtype=np.float64, **options):
         """A layer with weights drawn from N(0, 1 / E), E = `width` = H * D: the size at which projections keep their scale."""
-        kv_heads = count("heads", heads, 1) if kv_heads is None else count("kv_heads", kv_heads, 1)
+        width, heads = count("width", width, 1), count("heads", heads, 1)
+        kv_heads = heads if kv_heads is None else count("kv_heads", kv_heads, 1)
         if width % heads:
             raise ShapeError(f"E = {width} does not divide into H = {heads} heads")
         rng, narrow = np.random.default_rng(seed), width // heads * kv_heads

@@ -27,6 +27,17 @@ def test_refused_when_made(wrong, kind, words):
         MultiHeadAttention(**{**GOOD, **wrong})
 
 
+@pytest.mark.parametrize(("wrong", "kind", "words"), [
+    ({"width": 12.0}, OptionError, "width is 12.0; it must be an integer"),
+    ({"width": -12}, OptionError, "width = -12; it must be at least 1"),
+    ({"heads": 2.0, "kv_heads": 2}, OptionError, "heads is 2.0"),
+    ({"heads": 5}, ShapeError, "E = 12 does not divide into H = 5 heads"),
+])  # fmt: skip
+def test_refused_when_drawn(wrong, kind, words):
+    with pytest.raises(kind, match=words):
+        MultiHeadAttention.random(**{"width": 12, "heads": 6, **wrong})
+
+
 X = np.ones((2, 5, 7))
 
 
