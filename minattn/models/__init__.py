@@ -4,6 +4,7 @@
     m = models.load("a/file.gguf")                            or a Hugging Face folder with safetensors
     logits, weights = m.forward(m.tokenizer.encode("The cat sat"), return_weights=True)
 """
+import os
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,8 @@ def load(name_or_path, *, download=True, dtype=np.float32):
         raise OptionError(f"dtype = {dtype!r} is no type of number") from error
     if dtype not in (np.float32, np.float64):
         raise OptionError(f"dtype = {dtype}; a model is computed in float32 or float64")
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise OptionError(f"name_or_path is {name_or_path!r}; it must be a name, one of {', '.join(SOURCES)}, or a path")
     if name_or_path in SOURCES:
         path = find(name_or_path)
         if path is None and not download:
@@ -60,8 +63,8 @@ def load(name_or_path, *, download=True, dtype=np.float32):
             path = fetch(name_or_path)
         check(path, name_or_path)
         return Llama(*llama_gguf.read(path, dtype))
-    path = Path(name_or_path).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(name_or_path))
+    if not os.path.exists(path):
         raise WeightsError(f"there is no file or folder {path}; the models known by name are: {', '.join(SOURCES)}")
     kind = kind_of(path)
     if kind == "gguf":

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core.errors import OptionError, ShapeError, WeightsError
 from ..core.rope import Llama3Scaling
+from ..core.shapes import number
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class LlamaConfig:
             raise ShapeError(f"H = {self.heads} query heads do not divide into G = {self.kv_heads} KV heads")
         if self.head_dim % 2:
             raise ShapeError(f"D = {self.head_dim}; RoPE rotates pairs of channels, so D must be even")
+        if number("rope_theta", self.rope_theta) <= 0 or number("norm_eps", self.norm_eps) < 0:
+            raise OptionError(f"rope_theta = {self.rope_theta} must be above 0, and norm_eps = {self.norm_eps} not below 0")
         if self.rope_layout not in ("half", "interleaved"):
             raise OptionError(f'rope_layout = {self.rope_layout!r}; it must be "half" or "interleaved"')
 

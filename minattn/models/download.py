@@ -59,7 +59,7 @@ def source_of(name):
 def cache_folder():
     """The folder that weights are kept in: $MINATTN_CACHE, or minattn's place in this system's cache."""
     if chosen := os.environ.get("MINATTN_CACHE"):
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "minattn"
     if sys.platform == "win32":
@@ -71,7 +71,7 @@ def find(name):
     """The path of the weights called `name` on this machine, or None. Nothing is fetched, nothing is checked."""
     source = source_of(name)
     stored = cache_folder() / source.file
-    if stored.is_file():
+    if os.path.isfile(stored):
         return stored
     spec = importlib.util.find_spec(source.module)  # looks the package up without importing it
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -199,8 +199,11 @@ def _again(name):
 
 
 def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _size(folder):

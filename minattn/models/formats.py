@@ -1,4 +1,5 @@
 """What kind of file is this? Told by its first bytes, so that an error can say what was offered."""
+import os
 from pathlib import Path
 
 from ..core.errors import WeightsError
@@ -20,13 +21,13 @@ NEVER_PICKLE = "a pickle is never read, since reading one runs code; convert it 
 def kind_of(path):
     """"gguf", "safetensors", "folder", or a few words on what else `path` is."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return "folder"
     try:
         with open(path, "rb") as file:
             head = file.read(64)
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+        raise WeightsError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not head:
         return "an empty file"
     if head[4:9] == b"\0\0\0\0{":  # eight bytes of header length, whatever the low four are, then JSON

@@ -5,6 +5,7 @@ Its query and key weights are laid out for RoPE in halves, and the configuration
 views of the file until they are converted, so a shard is never in memory twice. Pickles are never read.
 """
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def _json(path):
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise WeightsError(f"{path} holds a {type(found).__name__}, where settings by name are expected")
@@ -98,9 +99,9 @@ def config_of(settings, source="config.json"):
     for key, only in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
         if settings.get(key, only) != only:
             raise WeightsError(f"{source} has {key} = {settings[key]!r}; only {only!r} is read")
-    rope = {"rope_theta": settings.get("rope_theta", 10_000.0), **(settings.get("rope_scaling") or {})}
-    rope |= settings.get("rope_parameters") or {}  # where transformers 5 keeps all of it
     try:
+        rope = {"rope_theta": settings.get("rope_theta", 10_000.0), **(settings.get("rope_scaling") or {})}
+        rope |= settings.get("rope_parameters") or {}  # where transformers 5 keeps all of it
         heads, head_dim = settings["num_attention_heads"], settings.get("head_dim")
         return LlamaConfig(
             layers=settings["num_hidden_layers"],
@@ -114,7 +115,7 @@ def config_of(settings, source="config.json"):
             rope_theta=float(rope["rope_theta"]),
             rope_scaling=_scaling(rope, source),
             rope_layout="half",
-            norm_eps=settings["rms_norm_eps"],
+            norm_eps=float(settings["rms_norm_eps"]),
             tied=bool(settings.get("tie_word_embeddings", False)),
         )
     except KeyError as error:
@@ -127,7 +128,7 @@ def _scaling(rope, source):
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "llama3":
         keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        return Llama3Scaling(*(rope[key] for key in keys))
+        return Llama3Scaling(*(float(rope[key]) for key in keys))
     if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise WeightsError(f"{source} asks for RoPE of the kind {rope!r}; read are 'default' and 'llama3' on whole heads")
     return None
@@ -136,7 +137,7 @@ def _scaling(rope, source):
 def _shards(folder):
     """The safetensors files of a folder, by the names of the tensors in them."""
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
+    if os.path.isfile(index):
         listed = _json(index).get("weight_map")
         if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
             raise WeightsError(f"{index} has no weight_map that says which file holds which tensor")
@@ -155,7 +156,7 @@ def _shards(folder):
 
 def _tokenizer(folder, settings):
     path = folder / "tokenizer.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         return NoTokenizer(f"{folder} has no tokenizer.json")
     bos, eos = (settings.get(f"{end}_token_id") for end in ("bos", "eos"))
     ends = eos if isinstance(eos, list) else [] if eos is None else [eos]

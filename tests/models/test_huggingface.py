@@ -189,6 +189,11 @@ def test_every_header_length_is_known_as_safetensors(folder):
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial"),
         ({"rms_norm_eps": None, "num_attention_heads": 0}, "cannot be"),
         ({"num_key_value_heads": 4}, "G = 4"),
+        ({"rms_norm_eps": None}, "cannot be"),
+        ({"rms_norm_eps": "small"}, "cannot be"),
+        ({"rope_theta": -1.0, "rope_scaling": None}, "rope_theta = -1.0 must be above 0"),
+        ({"rope_scaling": "llama3"}, "cannot be"),
+        ({"rope_parameters": 2}, "cannot be"),
     ],
 )
 def test_settings_that_are_not_read(folder, change, text):
@@ -204,7 +209,7 @@ def test_settings_that_are_missing(folder):
     (path / "config.json").write_text(json.dumps({k: v for k, v in SETTINGS.items() if k != "hidden_size"}))
     with pytest.raises(WeightsError, match="hidden_size"):
         models.load(path)
-    for text in ("{", "[]"):
+    for text in ("{", "[]", "[" * 100_000):
         (path / "config.json").write_text(text)
         with pytest.raises(WeightsError, match=r"config\.json"):
             models.load(path)
@@ -229,6 +234,10 @@ def test_an_index_cannot_point_elsewhere(folder):
     index.write_text(json.dumps({"weight_map": {"model.norm.weight": "../model.safetensors"}}))
     with pytest.raises(WeightsError, match="outside"):
         models.load(path)
+    for name, text in (("nul\0", "cannot be read"), ("long" * 999, "cannot be read"), (".", "outside")):
+        index.write_text(json.dumps({"weight_map": {"model.norm.weight": name}}))
+        with pytest.raises(WeightsError, match=text):
+            models.load(path)
     index.write_text(json.dumps({"weight_map": ["model.safetensors"]}))
     with pytest.raises(WeightsError, match="weight_map"):
         models.load(path)

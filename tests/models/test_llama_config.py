@@ -62,6 +62,10 @@ def test_kv_bytes_are_what_a_cache_takes(tiny):
         ({"head_dim": 7}, ShapeError, "D = 7"),
         ({"layers": 0}, OptionError, "layers = 0"),
         ({"dim": 2.5}, OptionError, "dim = 2.5"),
+        ({"rope_theta": 0}, OptionError, "rope_theta = 0 must be above 0"),
+        ({"rope_theta": np.nan}, OptionError, "rope_theta = nan"),
+        ({"norm_eps": -1e-5}, OptionError, "norm_eps = -1e-05 not below 0"),
+        ({"norm_eps": None}, OptionError, "norm_eps is None"),
         ({"rope_layout": "neox"}, OptionError, "interleaved"),
     ],
 )
