@@ -6,8 +6,10 @@ One command, one file: `add` declares its arguments, `run` does it and returns t
     1     doctor found something missing
     2     a mistake in the input, or something that cannot be had: one line says what to do
     130   interrupted
+    141   nobody reads on, as in `minattn doctor | head -1`
 """
 import argparse
+import os
 import sys
 
 from .. import __version__
@@ -26,10 +28,17 @@ def main(argv=None):
     if "run" not in options:
         parser.print_help()
         return 0
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")             # a file name may hold letters that a terminal cannot show
     try:
-        return options.run(options)
+        code = options.run(options)
+        print(end="", flush=True)
+        return code
     except MinattnError as error:
         print(f"minattn: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())    # or Python complains when it flushes at its end
+        return 141
     except KeyboardInterrupt:
         return 130

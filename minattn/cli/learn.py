@@ -41,7 +41,7 @@ def run(options):
         folder = shipped
         print(f"Lessons: {folder}", flush=True)
     else:
-        folder = folder.expanduser().absolute()
+        folder = Path(os.path.expanduser(folder)).absolute()
         print(report(folder, *lay_out(shipped, folder)), flush=True)
     serve(folder, port=options.port, browser=not options.no_browser)
     return 0
@@ -70,7 +70,7 @@ def overview(folder):
 
 def lay_out(shipped, folder):
     """Copy to `folder` what is not there yet; returns the names (added, kept): kept ones differ from those shipped."""
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise OptionError(f"--folder {folder} is a file; name a folder")
     added, kept = [], []
     for source in sorted(path for path in shipped.rglob("*") if path.is_file()):

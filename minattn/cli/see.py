@@ -1,4 +1,5 @@
 """`minattn see "a sentence"`: where the heads of SmolLM2 look, as a picture and as a page to explore."""
+import os
 import re
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def run(options):
     chosen = choose(weights, options.layer, options.head)
     tokens = model.tokenizer.tokens(ids)
     files = {".png": picture(weights, tokens, chosen), ".html": explore(weights, tokens, chosen, sentence)}
-    for path, replaced in write(options.out.expanduser(), file_name(sentence), files):
+    for path, replaced in write(Path(os.path.expanduser(options.out)), file_name(sentence), files):
         print(f"{path}{' (in place of an earlier one)' if replaced else ''}")
     return 0
 

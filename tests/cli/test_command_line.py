@@ -1,4 +1,5 @@
 """The command line as a whole: help, version, one line for an error, and the exit codes."""
+import os
 import subprocess
 import sys
 
@@ -48,6 +49,24 @@ def test_a_defect_is_not_hidden(monkeypatch):
     monkeypatch.setattr("minattn.cli.doctor.run", fail)
     with pytest.raises(ValueError, match="a defect"):
         main(["doctor"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe without a reader is another error there")
+def test_nobody_reads_on():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "minattn.cli", "doctor"], stdout=writer, stderr=subprocess.PIPE, text=True,
+                          check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_letters_that_the_output_cannot_hold():
+    code = ("import sys; from minattn.cli import doctor, main; doctor.run = lambda options: print('日.png'); "
+            "sys.exit(main(['doctor']))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\\u65e5.png\n", "")
 
 
 def test_interrupt_is_quiet(monkeypatch, capsys):
