@@ -128,7 +128,8 @@ def _scaling(rope, source):
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "llama3":
         keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        return Llama3Scaling(*(float(rope[key]) for key in keys))
+        factor, low, high, length = (float(rope[key]) for key in keys)
+        return Llama3Scaling(factor, low, high, int(length))
     if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise WeightsError(f"{source} asks for RoPE of the kind {rope!r}; read are 'default' and 'llama3' on whole heads")
     return None

@@ -213,8 +213,8 @@ class Llama:
         results = results if isinstance(results, tuple) else (results,)
         found, wanted = [np.shape(a) for a in results], [q.shape, (*q.shape[:-1], k.shape[-2])][: 1 + bool(return_weights)]
         if found != wanted:
-            found, wanted = (" and ".join(map(str, shapes)) for shapes in (found, wanted))
-            raise ShapeError(f"the attention of layer {layer} returned {found}; it must return {wanted}")
+            given, needed = (" and ".join(map(str, shapes)) for shapes in (found, wanted))
+            raise ShapeError(f"the attention of layer {layer} returned {given}; it must return {needed}")
         mixed, weights = results if return_weights else (*results, None)
         y = x + merge_heads(mixed) @ self.layers[layer]["w_o"]
         out = y + self.feed_forward(layer, y)

@@ -45,7 +45,7 @@ def steps(steps, tokens=None, *, key_tokens=None, limits=(None, None), max_cells
     >>> [ax.get_title() for ax in axes]
     ['raw scores', 'scaled and masked', 'weights']
     """
-    scores = getattr(steps, "scores", None)                           # of what is no Steps, a shape () that is refused
+    scores = getattr(steps, "scores", 0.0)                            # of what is no Steps, a shape () that is refused
     if np.ndim(scores) != 2:
         raise PlotError(f"steps holds scores of shape {np.shape(scores)}; one head is drawn, with scores (N, S): "
                         f"call minattn.steps on one head, as in steps(q[h], k[h], v[h])")
