@@ -1,5 +1,6 @@
 """`minattn bench`: how fast attention runs on this machine, next to PyTorch and to what the machine can do."""
 import json
+import os
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -32,16 +33,16 @@ def run(options):
     only = options.only or PARTS
     if options.figure and not {"scaling", "memory"} <= set(only):
         raise OptionError("--figure draws scaling and memory: name both in --only, or leave --only out")
-    for name, path in (("--json", options.json), ("--figure", options.figure)):
-        if path and not path.expanduser().absolute().parent.is_dir():
-            raise OptionError(f"{name} {path}: there is no folder {path.expanduser().parent}")
+    for name in ("json", "figure"):
+        if getattr(options, name) is not None:
+            setattr(options, name, writable(f"--{name}", Path(os.path.expanduser(getattr(options, name)))))
     result = run(threads=options.threads, quick=options.quick, only=options.only, progress=progress(perf_counter()))
     print(report.text(result))
     files = {}
     if options.json:
-        files[options.json.expanduser()] = json.dumps(result, indent=1, allow_nan=False).encode()
+        files[options.json] = json.dumps(result, indent=1, allow_nan=False).encode()
     if options.figure:
-        files |= pictures(result, options.figure.expanduser())
+        files |= pictures(result, options.figure)
     for path, data in files.items():
         try:
             write_whole(path, data)
@@ -49,6 +50,15 @@ def run(options):
             raise OptionError(f"cannot write {path}: {error}") from error
         print(path)
     return 0
+
+
+def writable(name, path):
+    """`path`, refused before anything is measured where no file can come to lie there."""
+    if not os.path.isdir(path.absolute().parent):
+        raise OptionError(f"{name} {path}: there is no folder {path.parent}")
+    if os.path.exists(path) and not os.path.isfile(path):             # a folder, or a device, which would be replaced
+        raise OptionError(f"{name} {path} is no file; name one")
+    return path
 
 
 def progress(start):

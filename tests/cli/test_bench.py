@@ -3,6 +3,7 @@ import contextlib
 import io
 import json
 import math
+import os
 
 import matplotlib as mpl
 import pytest
@@ -108,6 +109,8 @@ def test_the_figure_shows_the_numbers(result):
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--threads", "0"], "--threads"), (["--threads", "100000"], "100000"), (["--only", "forwards"], "forwards"),
     (["--only", "forward", "--figure", "f.png"], "scaling"), (["--json", "no/such/folder/b.json"], "folder"),
+    (["--json", "~nobody-of-this-name/b.json"], "folder"), (["--json", "."], "is no file"), (["--json", ""], "is no file"),
+    (["--json", os.devnull], "is no file"),
 ])
 def test_mistakes_are_named_before_anything_is_measured(arguments, words, capsys, monkeypatch):
     monkeypatch.setattr("minattn.bench.measure.Worker", None)
