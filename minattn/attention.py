@@ -23,6 +23,7 @@ __all__ = ["Grads", "Steps", "attention", "attention_backward", "attention_weigh
 
 # each a module with forward, backward and weights, imported when it is first asked for
 BACKENDS = {"numpy": "minattn.core.reference", "cpu": "minattn.flash.cpu"}
+SMALL = 1 << 14  # scores
 
 
 class Grads(NamedTuple):
@@ -35,13 +36,18 @@ class Grads(NamedTuple):
     dsink_logits: np.ndarray | None
 
 
-def _backend(name):
-    name = "numpy" if name == "auto" else name
+def _backend(name, x):
+    """The module that computes the problem `x`; small ones take the plain form, which waits for no compiler."""
+    if name == "auto":
+        small = x.batch * x.q.shape[1] * x.q.shape[2] * x.k.shape[2] <= SMALL
+        name = "numpy" if small or importlib.util.find_spec("numba") is None else "cpu"
     if not isinstance(name, str) or name not in BACKENDS:
         known = ", ".join(map(repr, ["auto", *BACKENDS]))
         raise BackendError(f"backend is {name!r}; here there is {known}")
+    if name == "cpu" and x.work == np.float64:
+        return importlib.import_module("minattn.flash.online")
     if name == "cpu" and importlib.util.find_spec("numba") is None:
-        raise BackendError("backend 'cpu' needs Numba, which is not installed: pip install numba")
+        raise BackendError("backend 'cpu' needs Numba for float32, which is not installed: pip install numba")
     return importlib.import_module(BACKENDS[name])
 
 
@@ -76,7 +82,8 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=
         the heads, the head, and the positions; written entry by entry, as NumPy evaluates it on arrays.
     backend : {"auto", "numpy", "cpu"}
         "numpy" is the reference, which forms the N x S scores; "cpu" goes tile by tile in O(N) memory, in float32 (and 16
-        bits) by Numba kernels that are compiled when first used. "auto" is "numpy".
+        bits) by Numba kernels that are compiled when first used. "auto" is "cpu" where there are more than 16,384 scores
+        and Numba is installed, else "numpy".
     return_weights, return_lse : bool
         Also return the weights (..., H, N, S), and the log-sum-exp of the scores (..., H, N) in float32 or better.
 
@@ -137,7 +144,7 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=
     """
     x = prepare(q, k, v, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
                 sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
-    engine = _backend(backend)
+    engine = _backend(backend, x)
     with np.errstate(invalid="ignore", over="ignore"):            # NaN in what nobody sees is fine, and what is seen shows
         out, weights, lse = engine.forward(x)
         if return_weights and weights is None:                    # a backend that never holds them makes them from the lse
@@ -193,7 +200,7 @@ def attention_backward(dout, q, k, v, *, out=None, lse=None, score_mod_grad=None
     """
     x = prepare(q, k, v, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
                 sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
-    engine = _backend(backend)
+    engine = _backend(backend, x)
     if (out is None) != (lse is None):
         raise OptionError("out and lse go together: give both, as attention(..., return_lse=True) returned them, or neither")
     if score_mod_grad is not None and score_mod is None:
@@ -251,7 +258,7 @@ def attention_weights(q, k, *, lse=None, heads=None, rows=None, top=None, mask=N
     """
     x = prepare(q, k, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
                 sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
-    engine = _backend(backend)
+    engine = _backend(backend, x)
     lse = None if lse is None else x.accept("lse", lse)
     top = None if top is None else count("top", top, 1)
     if heads is not None or rows is not None:

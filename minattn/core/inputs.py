@@ -114,7 +114,8 @@ class Inputs:
     def restore(self, array, dtype=None):
         """(B, H, ...) with the caller's leading axes, in the type of the results."""
         head = () if self.headless else array.shape[1:2]
-        array = array.reshape(*self.lead, *head, *array.shape[2:])
+        lead = self.lead if len(array) == self.batch else (1,) * len(self.lead)        # shared by all rows, as a bias may be
+        array = array.reshape(*lead, *head, *array.shape[2:])
         return array.astype(self.dtype if dtype is None else dtype, copy=False)
 
 

@@ -1,43 +1,40 @@
-"""Compiling kernels once: kept on disk, under a key that covers all of their sources, and said aloud while one waits.
+"""When and how the kernels are compiled: on first use, kept on disk, and never stale.
 
-Numba's own cache looks at the file of the compiled function alone, and would go on using a kernel after a change in a file
-that it takes steps from. Here the key is a digest of the whole room, with the lanes and versions it was compiled for.
+Numba keeps a compiled function under the time stamp of its own file, but what is compiled into it comes from several
+files. So the folder of the cache is named after the text of all files of this package: an edit anywhere is a new folder.
+It lies in NUMBA_CACHE_DIR where that is set, else in the user's cache folder.
 """
 import functools
 import hashlib
+import os
 import sys
 from pathlib import Path
 
-import llvmlite
 import numba
 
-from .simd import LANES
+from . import simd
 
 
 @functools.cache
-def _key():
-    digest = hashlib.sha256(f"{LANES} {numba.__version__} {llvmlite.__version__}".encode())
-    for source in sorted([*Path(__file__).parent.glob("*.py"), Path(__file__).parents[1] / "core" / "blocks.py"]):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()
+def folder():
+    """The cache folder of exactly these sources."""
+    text = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    root = numba.config.CACHE_DIR or os.path.join(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "minattn")
+    return os.path.join(root, f"kernels-{hashlib.sha256(text).hexdigest()[:16]}")
 
 
-def kernel(**options):
-    """Like `numba.njit(cache=True, **options)`, with the cache keyed as above; for functions called from Python."""
-
-    def compile_later(function):
-        dispatcher = numba.njit(**options)(function)
-        dispatcher.enable_caching()
-        file = dispatcher._cache._cache_file
-        file._source_stamp = _key()
-
-        @functools.wraps(function)
-        def call(*arguments):
-            if not dispatcher.signatures and not file._load_index():
-                wait = f"compiling the CPU kernel {function.__name__!r}: some seconds, once on this machine"
-                print(f"minattn: {wait}", file=sys.stderr)
-            return dispatcher(*arguments)
-
-        return call
-
-    return compile_later
+def compiled(function, signature, **options):
+    """`function`, compiled for one signature: read from the cache, or made now, with a word to whoever waits for it."""
+    before = numba.config.CACHE_DIR
+    try:
+        os.makedirs(folder(), exist_ok=True)
+        numba.config.CACHE_DIR = folder()                         # read when the dispatcher is made
+        dispatcher = numba.njit(cache=True, **options)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+    ready = any(Path(folder()).rglob(f"*{function.__name__}*.nbi"))
+    if not ready:
+        print(f"minattn: compiling the {function.__name__} kernel for {simd.LANES} lanes; once, about 10 seconds", file=sys.stderr, flush=True)
+    dispatcher.compile(signature)
+    dispatcher.disable_compile()                                  # other layouts are taken as this one, never compiled anew
+    return dispatcher

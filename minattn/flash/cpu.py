@@ -1,124 +1,246 @@
-"""Backend "cpu": what `attention` asks for, by the kernels of this room, in O(N) memory.
+"""Backend "cpu": the problem of `Inputs` brought into the form that the kernels take, and their results back.
 
-    few queries                    decode.py     reading the keys is the work
-    many queries                   forward.py    multiplying is the work
-    float64, score_mod, gradients  online.py     the same tiles in NumPy, slower
-
-16-bit floats are widened to float32, and keys and values packed, once: memory of the size of the inputs, never N x S. With
-many queries, values with a NaN or inf among them go to online.py too, which keeps what a row may not see out of it.
+The kernels want float32 or 16-bit numbers, the last axis in one piece and a multiple of LANES: what is not so is copied
+(O(N) memory; the usual layouts are taken as they are). float64 runs the tiled NumPy form, online.py.
 """
 import functools
+import weakref
 
+import numba
 import numpy as np
+from numba import types
 
-from ..core.blocks import FULL, BlockMap, block_map
-from ..core.grid import grid
+from ..core import reference
+from ..core.blocks import EMPTY, BlockMap, block_map
 from ..core.mask import Mask
-from ..core.masks import window
-from ..core.reference import group
+from . import backward as backward_kernel
+from . import decode as decode_kernel
+from . import forward as forward_kernel
 from . import online
+from .compile import compiled
+from .decode import FOUR
+from .options import LOG2E, Options
+from .simd import LANES
+from .tiles import KEYS, PANEL
 
-FEW = 8                                                 # up to so many queries, reading the keys costs more than multiplying
-NONE = np.zeros((0, 0, 0, 0), np.float32)
+REMEMBERED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()       # mask: its block maps
+EVERYTHING = Mask(lambda i, j: j >= 0, name="everything", known=lambda t: (t.j_low >= 0).astype(np.int8))
+FEW = 8                               # up to so many queries, reading the keys costs more than multiplying
+OWNERS = 8                            # from this many KV heads on, each has one owner in the backward
+BYTES = 64                            # a vector that does not cross a cache line loads fastest
 
 
 def forward(x):
     """(out, None for the weights, lse) of the problem `x`."""
-    if x.work != np.float32 or x.score_mod is not None or 0 in x.q.shape or 0 in x.k.shape:
+    if x.work == np.float64:
         return online.forward(x)
-    if x.q.shape[2] <= FEW:
-        return _decode(x)
-    return _forward(x) if np.isfinite(x.v).all() else online.forward(x)
-
-
-backward, weights = online.backward, online.weights
-
-
-def _forward(x):
-    from .forward import forward as kernel
-    from .tiles import BLOCK_K, BLOCK_Q, pack_keys, pack_values
-
     (B, H, N, _), S, Dv = x.q.shape, x.k.shape[2], x.v.shape[3]
-    out, lse = np.empty((B, H, N, Dv), np.float32), np.empty((B, H, N), np.float32)
-    tiles = blocks(x, BLOCK_Q, BLOCK_K)
-    # stored transposed, a key a row, as the scores are; one tile at least, for a kernel that looks at none
-    partial = tiles.partial.swapaxes(1, 2) if len(tiles.partial) else np.zeros((1, BLOCK_K, BLOCK_Q), bool)
-    kernel(
-        _widened(x.q), pack_keys(_widened(x.k)), pack_values(_widened(x.v)), S, out, lse, tiles.kind, tiles.stored,
-        np.ascontiguousarray(partial), _bias(x, (B, H, N, S)), _sinks(x), np.float32(x.scale), np.float32(x.softcap or 0),
+    sinks = np.full(H, -np.inf, np.float32) if x.sink_logits is None else x.sink_logits.astype(np.float32)
+    if B * N * S == 0:
+        return np.zeros((B, H, N, Dv), np.float32), None, np.broadcast_to(sinks[:, None], (B, H, N)).copy()
+    if N <= FEW and x.score_mod is None:
+        return decode(x, sinks)
+    q, k, v, brain = ready(x.q, x.k, x.v)
+    out, lse = aligned(B, H, N, v.shape[3]), np.empty((B, H, N), np.float32)
+    panels = panels_of(B * H, N)
+    threads = numba.get_num_threads()
+    work = aligned(threads, 1, 1, forward_kernel.workspace(panels, q.shape[3], v.shape[3]))
+    options = options_of(x)
+    run = forward_compiled(q.dtype, numba.typeof(options))
+    run(threads, np.zeros(1, np.int64), work, panels, q, k, v, out, lse, np.float32(x.scale), brain, sinks, options)
+    return out[..., :Dv], None, lse
+
+
+def decode(x, sinks):
+    """`forward` for few queries: the rows of a group side by side, so that its keys are read once."""
+    (B, H, N, D), (_, G, S, _), Dv = x.q.shape, x.k.shape, x.v.shape[3]
+    k, v, brain = ready(x.k, x.v)
+    rows = -(-(H // G * N) // FOUR) * FOUR
+    q = np.zeros((B, G, rows, k.shape[3]), np.float32)
+    q[:, :, : H // G * N, :D] = reference.group(x.q, G)
+    q *= np.float32(x.scale * LOG2E)
+    sinks = padded(np.repeat(sinks, N).reshape(G, -1), rows)
+    spans = -(-S // decode_kernel.SPAN)
+    tops, totals = (np.empty((B, G, spans, rows // FOUR * LANES), np.float32) for _ in range(2))
+    accs, out = aligned(B, G, spans, rows, v.shape[3]), np.empty((B, G, rows, v.shape[3]), np.float32)
+    lse = np.empty((B, G, rows), np.float32)
+    threads = numba.get_num_threads()
+    work = aligned(threads, 1, 1, decode_kernel.workspace(rows, k.shape[3], v.shape[3]))
+    run = decode_compiled(k.dtype)
+    run(threads, np.zeros(1, np.int64), work, q, k, v, extra_of(x, rows), sinks, tops, totals, accs, out, lse,
+        np.float32(x.softcap or 0), brain, k.dtype != np.float32)  # fmt: skip
+    real = H // G * N
+    return out[:, :, :real, :Dv].reshape(B, H, N, Dv), None, lse[:, :, :real].reshape(B, H, N)
+
+
+def extra_of(x, rows):
+    """Bias and mask of a decoding step as one array (B or 1, G, S, rows): see decode.py. Of size 0 where there is neither."""
+    (_, H, N, _), (_, G, S, _) = x.q.shape, x.k.shape
+    visible = x.visible()
+    if visible is not None and visible.all():
+        visible = None
+    if visible is None and x.bias is None:
+        return np.zeros((1, 1, 0, 0), np.float32)
+    extra = np.zeros((1, 1, 1, 1), np.float32) if x.bias is None else x.bias.astype(np.float32) * LOG2E
+    if visible is not None:
+        extra = np.where(visible, extra, np.float32(-np.inf))
+    extra = np.broadcast_to(extra, (len(extra), H, N, S)).reshape(len(extra), G, -1, S)
+    return np.ascontiguousarray(padded(extra.swapaxes(2, 3), rows))
+
+
+def padded(a, size):
+    """The last axis filled up with zeros."""
+    return np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, size - a.shape[-1])])
+
+
+weights = online.weights
+
+
+def backward(x, dout, out=None, lse=None, score_mod_grad=None):
+    """dq, dk, dv, dbias, dsink of the problem `x`."""
+    (B, H, N, D), (_, G, S, Dv) = x.q.shape, (0, *x.v.shape[1:])
+    if B * N * S == 0 or x.score_mod is not None:
+        return online.backward(x, dout, out, lse, score_mod_grad)
+    if out is None:
+        out, _, lse = forward(x)
+    q, k, v, do, brain = ready(x.q, x.k, x.v, dout, columns=PANEL)
+    o, _ = ready(out, columns=PANEL, half=False)
+    lse = np.ascontiguousarray(lse, np.float32)
+    dq, dk, dv = aligned(B, H, N, q.shape[3]), zeros(B, G, tiled(S), k.shape[3]), zeros(B, G, tiled(S), v.shape[3])
+    threads, wild = numba.get_num_threads(), np.zeros(1, np.int64)
+    work = aligned(threads, 1, 1, backward_kernel.workspace(q.shape[3], v.shape[3]))
+    options = options_of(x)
+    run = backward_compiled(q.dtype, numba.typeof(options))
+    run(threads, np.zeros(1, np.int64), work, q, k, v, do, o, lse, dq, dk, dv, wild, np.float32(x.scale), brain, B * G >= OWNERS, options)
+    if wild[0]:                       # NaN or inf somewhere: the careful form knows who sees it
+        return online.backward(x, dout, out, lse, score_mod_grad)
+    dsink = None if x.sink_logits is None else reference.sink_backward(x, lse, reference.row_delta(x, dout, out))
+    dbias = None if x.bias is None else online.backward(x, dout, out, lse)[3]
+    return dq[..., :D], dk[:, :, :S, :D], dv[:, :, :S, :Dv], dbias, dsink
+
+
+def tiled(S):
+    """S rounded up to whole tiles."""
+    return -(-S // KEYS) * KEYS
+
+
+def zeros(*shape):
+    made = aligned(*shape)
+    made[:] = 0
+    return made
+
+
+def panels_of(heads, N):
+    """How many panels a task has: many, so that a tile of keys serves them all, but few enough for sixteen tasks."""
+    panels = 8
+    while panels > 1 and heads * -(-N // (panels * PANEL)) < 16:
+        panels //= 2
+    return panels
+
+
+def ready(*arrays, columns=LANES, half=True):
+    """The arrays as kernels read them, and whether 16-bit numbers among them are bfloat16."""
+    half = half and len({a.dtype for a in arrays}) == 1 and arrays[0].dtype.itemsize == 2
+    made = []
+    for a in arrays:
+        a = a.view(np.uint16) if half else a.astype(np.float32, copy=False)
+        short = -a.shape[3] % columns
+        if short:
+            a = np.pad(a, [(0, 0)] * 3 + [(0, short)])
+        elif a.strides[3] != a.itemsize:
+            a = np.ascontiguousarray(a)
+        made.append(a)
+    return *made, half and arrays[0].dtype.name == "bfloat16"
+
+
+def aligned(*shape):
+    """An empty float32 array that begins at a multiple of BYTES, and so do its rows where they are as long as vectors."""
+    size = int(np.prod(shape[:-1])) * (last := -(-shape[-1] // LANES) * LANES)
+    room = np.empty(size * 4 + BYTES, np.uint8)
+    start = -room.ctypes.data % BYTES
+    return room[start : start + size * 4].view(np.float32).reshape(*shape[:-1], last)
+
+
+def options_of(x):
+    blocks = blocks_of(x)
+    return Options(
+        kind=blocks.kind, span=blocks.span, stored=blocks.stored, partial=blocks.keys_first,
+        bias=np.zeros((1, 1, 1, 0), np.float32) if x.bias is None else np.ascontiguousarray(x.bias, np.float32),
+        q_pos=np.ascontiguousarray(x.q_pos, np.int64), k_pos=np.ascontiguousarray(x.k_pos, np.int64),
+        softcap=x.softcap or 0.0, score_mod=0,
     )  # fmt: skip
-    return out, None, lse
 
 
-def _decode(x):
-    from .decode import decode as kernel
-    from .simd import LANES
-    from .tiles import LOG2E
+class Blocks(BlockMap):
+    """A block map with what the kernels want besides: where the tiles of a row begin and end, and tiles with keys down."""
 
-    (B, H, N, _), (_, G, S, _), Dv = x.q.shape, x.k.shape, x.v.shape[3]
-    scale = np.float32(x.scale) * (1 if x.softcap else LOG2E)
-    q = np.ascontiguousarray(group(_to_lanes(_widened(x.q), LANES) * scale, G))
-    out, lse = np.empty((*q.shape[:3], -(-Dv // LANES) * LANES), np.float32), np.empty(q.shape[:3], np.float32)
-    visible, bias = x.visible(), _bias(x, (B, H, N, S))
-    visible = NONE.astype(bool) if visible is None else np.broadcast_to(visible, (B, H, N, S))
-    visible, bias = (np.zeros((B, G, 0, 0), a.dtype) if a.size == 0 else group(a, G) for a in (visible, bias))
-    sinks = _sinks(x)
-    sinks = np.repeat(sinks, N).reshape(G, -1) if sinks.size else np.zeros((0, 0), np.float32)
-    kernel(q, _to_lanes(_widened(x.k), LANES), _to_lanes(_widened(x.v), LANES), visible, bias, np.float32(x.softcap or 0), sinks,
-           out, lse)  # fmt: skip
-    return out[..., :Dv].reshape(B, H, N, Dv), None, lse.reshape(B, H, N)
+    @functools.cached_property
+    def span(self):
+        active = self.kind != EMPTY
+        first = active.argmax(axis=-1)
+        stop = active.shape[-1] - active[..., ::-1].argmax(axis=-1)
+        return np.stack([first, np.where(active.any(axis=-1), stop, first)], axis=-1)
+
+    @functools.cached_property
+    def keys_first(self):
+        return self.partial.swapaxes(-1, -2).copy(order="C")
 
 
-def _widened(a):
-    return a.astype(np.float32, copy=False)
-
-
-def _to_lanes(a, lanes):
-    """The last axis contiguous and filled up with zeros to whole vectors; no copy where it is so already."""
-    if missing := -a.shape[-1] % lanes:
-        a = np.pad(a, [(0, 0)] * 3 + [(0, missing)])
-    aligned = a.strides[-1] == 4 and all(stride % 4 == 0 for stride in a.strides)
-    return a if aligned else np.ascontiguousarray(a)
-
-
-def _bias(x, shape):
-    return NONE if x.bias is None else np.broadcast_to(_widened(x.bias), shape)
-
-
-def _sinks(x):
-    return np.zeros(0, np.float32) if x.sink_logits is None else _widened(x.sink_logits)
-
-
-def blocks(x, block_q, block_k):
-    """The block map of the problem `x`; that of a rule is kept for the next call with the same rule and positions."""
-    B, N, S = x.sizes
-    H = x.q.shape[1]
-    rule = x.rule
+def blocks_of(x):
+    """The block map of the mask in panels of queries. That of a rule is remembered with the rule; an array may have changed."""
     if x.array is not None:
-        rule = _as_rule(x.array) if rule is None else rule & _as_rule(x.array)
-    if rule is None:
-        if (x.k_pos >= 0).all():
-            shape = 1, 1, -(-N // block_q), -(-S // block_k)
-            return BlockMap(np.full(shape, FULL, np.uint8), np.full(shape, -1, np.int32), np.zeros((0, block_q, block_k), bool),
-                            block_q, block_k)  # fmt: skip
-        rule = window(None, None)
-    if x.array is not None:
-        return block_map(rule, x.grid(), block_q, block_k)
-    return _kept(rule, x.q_pos.tobytes(), x.k_pos.tobytes(), (B, N, S, H), block_q, block_k)
+        rule = from_array(x.array)
+        return Blocks(*block_map(rule if x.rule is None else rule & x.rule, x.grid(), PANEL, KEYS))
+    rule = EVERYTHING if x.rule is None else x.rule
+    maps = REMEMBERED.setdefault(rule, {})
+    key = x.sizes, len(x.heads), *((pos.shape, pos.tobytes()) for pos in (x.q_pos, x.k_pos))
+    if key not in maps:
+        if len(maps) >= 8:
+            maps.clear()
+        maps[key] = Blocks(*block_map(rule, x.grid(), PANEL, KEYS))
+    return maps[key]
 
 
-@functools.lru_cache(maxsize=32)
-def _kept(rule, q_pos, k_pos, sizes, block_q, block_k):
-    B, N, S, H = sizes
-    q_pos, k_pos = np.frombuffer(q_pos, np.int64).reshape(-1, N), np.frombuffer(k_pos, np.int64).reshape(-1, S)
-    return block_map(rule, grid(q_pos, k_pos, batch=B, heads=H), block_q, block_k)
-
-
-def _as_rule(array):
-    """A mask given as an array (B or 1, H or 1, N or 1, S or 1), as a rule that goes by index."""
+def from_array(array):
+    """A mask given as an array (B or 1, H or 1, N or 1, S or 1), as a rule that looks it up."""
 
     def at(g):
-        axes = zip((g.b, g.h, g.n, g.s), array.shape, strict=True)
-        return array[tuple(index if size > 1 else 0 * index for index, size in axes)]
+        return array[tuple(np.minimum(index, size - 1) for index, size in zip((g.b, g.h, g.n, g.s), array.shape, strict=True))]
 
     return Mask.node(at, "array", by_row=True)
+
+
+@functools.cache
+def forward_compiled(dtype, options):
+    given, made, lse, counter = array_types(dtype)
+    line = types.Array(types.float32, 1, "C")
+    given3, number, flag = [given] * 3, types.float32, types.boolean
+    signature = types.void(types.intp, counter, made, types.intp, *given3, made, lse, number, flag, line, options)
+    return compiled(forward_kernel.forward, signature, parallel=True)
+
+
+@functools.cache
+def backward_compiled(dtype, options):
+    given, made, lse, counter = array_types(dtype)
+    given4, made3 = [given] * 4, [made] * 3
+    out = array_types(np.dtype(np.float32))[0]
+    flag = types.boolean
+    signature = types.void(types.intp, counter, made, *given4, out, lse, *made3, counter, types.float32, flag, flag, options)
+    return compiled(backward_kernel.backward, signature, parallel=True)
+
+
+@functools.cache
+def decode_compiled(dtype):
+    given, made, lse, counter = array_types(dtype)
+    C, number, flag = functools.partial(types.Array, types.float32, layout="C"), types.float32, types.boolean
+    signature = types.void(
+        types.intp, counter, made, C(ndim=4), given, given, C(ndim=4), C(ndim=2), C(ndim=4), C(ndim=4), types.Array(types.float32, 5, "C"),
+        C(ndim=4), lse, number, flag, flag,
+    )  # fmt: skip
+    return compiled(decode_kernel.decode, signature, parallel=True)
+
+
+def array_types(dtype):
+    """Numba's types of an input (any strides), of a result, of an lse and of a counter: said once, so nothing is compiled twice."""
+    given = types.Array(numba.from_dtype(dtype), 4, "A", readonly=True)
+    return given, types.Array(types.float32, 4, "A"), types.Array(types.float32, 3, "C"), types.Array(types.int64, 1, "C")

@@ -1,129 +1,205 @@
-"""The decode kernel: few queries before many keys, where reading the keys is all that takes time.
+"""Decoding on the CPU: few queries before many keys, where reading the keys is all that takes time.
 
-Shazeer 2019, arXiv:1911.02150, section 2.4 (why); Flash-Decoding: split over keys as well, and join by log-sum-exp.
+Shazeer 2019, arXiv:1911.02150, section 2.4, says why; splitting over keys as well as heads is Flash-Decoding.
 
-    rows    H//G * N   the queries that read one KV head: all of them while its keys pass once
+    rows     the H // G * N queries that read one KV head: its keys and values pass once for all of them, FOUR at a time
+    span     SPAN keys of one KV head, one task; the spans of a row are joined at the end by their log-sum-exp
+    extra    (B, G, S, rows), what is added to a score: the bias in units of log 2; -inf hides, whatever the score is
 
-The keys of each KV head are cut into spans of SPAN, by their number alone, so that few heads still fill all cores and the
-result does not depend on how many there are. A span gives each row its top, total and acc; `join` merges the spans.
+With so few queries there is none for every lane. Lanes hold pieces of D while q . k is summed up, then `dots` adds across
+them for LANES // FOUR keys and FOUR rows at once, which gives one vector of scores: lane = key * FOUR + row.
 """
 import numpy as np
-from numba import njit, prange
+from llvmlite import ir
+from numba import carray, njit, prange, types
+from numba.extending import intrinsic
 
-from .compile import kernel
-from .simd import LANES, add, after, at, exp2, fma, hsum, load, mul, splat, store
-from .tiles import INF, LN2, LOG2E, ONE, TWO, ZERO
+from .options import LN2, LOG2E, cap
+from .simd import (
+    INT64, INTS, LANES, VECTOR, add, as_floats, at, emit_fma, emit_load, emit_store, exp2, float_p, largest, load, mul, plus, same,
+    splat, store, sub, unless_empty, vec, word,
+)  # fmt: skip
+from .threads import take
+from .tiles import KEYS, load_rows, product_tile
 
+FOUR = 4
+AT_ONCE = LANES // FOUR                                  # keys whose scores make one vector
+COLUMNS = 4 if LANES == 16 else 2
 SPAN = 512
-CHUNK = 64                                              # keys whose scores are held at a time
+product_rows, product_narrow = product_tile("C", FOUR, COLUMNS), product_tile("C", FOUR, 1)
+
+
+def workspace(rows, D, Dv):
+    """Numbers that one thread needs: a tile of K and of V, the scores of FOUR rows, a fade."""
+    return KEYS * (D + Dv) + KEYS * FOUR + LANES
+
+
+@intrinsic
+def dots(context, q, k, k_row, D):
+    """q_row . k_key for FOUR rows q (FOUR, D) and AT_ONCE keys, in lane key * FOUR + row."""
+
+    def build(builder, q, k, k_row, D):
+        pairs = [(key, row) for key in range(AT_ONCE) for row in range(FOUR)]
+        before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("end")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        d, sums = builder.phi(INT64), [builder.phi(VECTOR) for _ in pairs]
+        keys = [emit_load(builder, k, builder.add(builder.mul(k_row, INT64(key)), d)) for key in range(AT_ONCE)]
+        rows = [emit_load(builder, q, builder.add(builder.mul(D, INT64(row)), d)) for row in range(FOUR)]
+        new = [emit_fma(builder, keys[key], rows[row], old) for old, (key, row) in zip(sums, pairs, strict=True)]
+        further = builder.add(d, INT64(LANES))
+        for phi, entering, staying in zip((d, *sums), (INT64(0), *[same(0.0)] * len(pairs)), (further, *new), strict=True):
+            phi.add_incoming(entering, before)
+            phi.add_incoming(staying, loop)
+        builder.cbranch(builder.icmp_signed("<", further, D), loop, after)
+        builder.position_at_end(after)
+        # two vectors become one: lanes without the bit `half` keep the first, folded in half, the others the second
+        half = LANES // 2
+        while half:
+            a, b = new[: len(new) // 2], new[len(new) // 2 :]
+            low = [LANES + j - half if j & half else j for j in range(LANES)]
+            high = [LANES + j if j & half else j + half for j in range(LANES)]
+            low, high = ir.Constant(INTS, low), ir.Constant(INTS, high)
+            new = [
+                builder.fadd(builder.shuffle_vector(x, y, low), builder.shuffle_vector(x, y, high)) for x, y in zip(a, b, strict=True)
+            ]
+            half //= 2
+        return new[0]
+
+    return word(vec(float_p, float_p, types.intp, types.intp), build)
+
+
+@intrinsic
+def over_keys(context, a, largest_or_sum):
+    """In every lane the largest, or the sum, of the lanes of its row: AT_ONCE of them, FOUR lanes apart."""
+
+    def build(builder, a, pick_largest):
+        step = FOUR
+        while step < LANES:
+            turned = builder.shuffle_vector(a, a, ir.Constant(INTS, [j ^ step for j in range(LANES)]))
+            larger = builder.select(builder.fcmp_ordered(">", turned, a), turned, a)
+            a = builder.select(pick_largest, larger, builder.fadd(a, turned))
+            step *= 2
+        return a
+
+    return word(vec(vec, types.boolean), build)
 
 
 @njit
-def dot(a, b, D):
-    """a . b of D numbers, in two chains so that one multiply-add need not wait for the other."""
-    even, odd = splat(ZERO), splat(ZERO)
-    d = 0
-    while d + 2 * LANES <= D:
-        even = fma(load(after(a, d)), load(after(b, d)), even)
-        odd = fma(load(after(a, d + LANES)), load(after(b, d + LANES)), odd)
-        d += 2 * LANES
-    if d < D:
-        even = fma(load(after(a, d)), load(after(b, d)), even)
-    return hsum(add(even, odd))
+def four_rows(st, fade, q, k, k_row, v, v_row, D, Dv, count, softcap, extra, first, row, top, total, acc, finite):
+    """One tile of `count` keys for FOUR rows: a step of the online softmax."""
+    for key in range(0, KEYS, AT_ONCE):
+        if key < count:
+            store(st, key * FOUR, dots(q, plus(k, key * k_row), k_row, D))
+    if softcap > 0:
+        cap(st, FOUR, FOUR, softcap)
+    s = carray(st, (KEYS, FOUR))
+    if extra.size > 0:
+        for key in range(count):
+            for r in range(FOUR):
+                more = extra[first + key, row + r]
+                s[key, r] = more if more == -np.inf else s[key, r] + more
+    s[count:] = -np.inf
+    old = load(top, 0)
+    new = old
+    for n in range(0, KEYS * FOUR, LANES):
+        new = largest(load(st, n), new)
+    new = over_keys(new, True)
+    store(top, 0, new)
+    base = unless_empty(new)
+    factor = exp2(sub(old, base))
+    store(fade, 0, factor)
+    sum_ = mul(factor, load(total, 0))
+    for n in range(0, KEYS * FOUR, LANES):
+        p = exp2(sub(load(st, n), base))
+        sum_ = add(sum_, p)
+        store(st, n, p)
+    store(total, 0, sum_)
+    factors = carray(fade, FOUR)
+    for r in range(FOUR):
+        if factors[r] != 1:
+            for d in range(0, Dv, LANES):
+                store(acc, r * Dv + d, mul(splat(factors[r]), load(acc, r * Dv + d)))
+    if finite:
+        wide = Dv - Dv % (COLUMNS * LANES)
+        for d in range(0, wide, COLUMNS * LANES):
+            product_rows(plus(acc, d), Dv, st, 1, FOUR, plus(v, d), v_row, count, acc)
+        for d in range(wide, Dv, LANES):
+            product_narrow(plus(acc, d), Dv, st, 1, FOUR, plus(v, d), v_row, count, acc)
+        return
+    out, values = carray(acc, (FOUR, Dv)), carray(v, (count, v_row))
+    for key in range(count):                            # NaN or inf among the values: 0 times it would be NaN
+        for r in range(FOUR):
+            if extra.size == 0 or extra[first + key, row + r] != -np.inf:
+                for d in range(Dv):
+                    out[r, d] += s[key, r] * values[key, d]
 
 
 @njit
-def span(q, k, v, k_row, v_row, D, Dv, size, seen, bias, softcap, scores, top, total, acc):
-    """Rows q (rows, D) before `size` keys and values at pointers: the online softmax, CHUNK keys at a time."""
-    rows = q.shape[0]
-    for start in range(0, size, CHUNK):
-        chunk = min(CHUNK, size - start)
-        for s in range(chunk):
-            key = after(k, (start + s) * k_row)
-            for r in range(rows):
-                scores[r, s] = dot(at(q, r * D), key, D)
-        for r in range(rows):
-            best = top[r]
-            for s in range(chunk):
-                x = scores[r, s]
-                if softcap > 0:
-                    x = softcap * np.tanh(x / softcap) * LOG2E
-                if bias.size:
-                    x += bias[r, start + s] * LOG2E
-                if seen.size and not seen[r, start + s]:
-                    x = -INF
-                scores[r, s] = x
-                best = x if x > best or x != x else best
-            base = ZERO if best == -INF else best
-            for s in range(chunk, CHUNK):
-                scores[r, s] = -INF                     # so that whole vectors can be taken
-            sum_ = splat(ZERO)
-            for s in range(0, CHUNK, LANES):
-                p = exp2(add(load(at(scores, r * CHUNK + s)), splat(-base)))
-                store(at(scores, r * CHUNK + s), p)
-                sum_ = add(sum_, p)
-            fade = ZERO if top[r] == -INF else np.exp2(top[r] - base)
-            total[r], top[r] = total[r] * fade + hsum(sum_), best
-            if fade != ONE:
-                for d in range(0, Dv, LANES):
-                    store(at(acc, r * Dv + d), mul(splat(fade), load(at(acc, r * Dv + d))))
-        for s in range(chunk):
-            value = after(v, (start + s) * v_row)
-            for r in range(rows):
-                if seen.size and not seen[r, start + s]:
-                    continue                            # 0 times a NaN that nobody may see
-                p = splat(scores[r, s])
-                for d in range(0, Dv, LANES):
-                    store(at(acc, r * Dv + d), fma(p, load(after(value, d)), load(at(acc, r * Dv + d))))
-
-
-@kernel(parallel=True, error_model="numpy")
-def decode(q, k, v, seen, bias, softcap, sinks, out, lse):
-    """Fill out (B, G, rows, Dv) and lse (B, G, rows), for q (B, G, rows, D) with the scale in it.
-
-    D and Dv are multiples of LANES, and the last axis of k and v is contiguous. `seen` and `bias` are (B, G, rows, S), or
-    of size 0; `sinks` is (G, rows) or of size 0.
-    """
-    B, G, rows, D = q.shape
-    S, Dv = k.shape[2], v.shape[3]
-    spans = max((S + SPAN - 1) // SPAN, 1)
-    tops, totals = np.empty((B, G, spans, rows), np.float32), np.empty((B, G, spans, rows), np.float32)
-    accs = np.empty((B, G, spans, rows, Dv), np.float32)
-    k_row, v_row = k.strides[2] // 4, v.strides[2] // 4
-    for task in prange(B * G * spans):
-        b, g, part = task // (G * spans), task // spans % G, task % spans
-        start = part * SPAN
-        k_b, v_b = min(b, k.shape[0] - 1), min(b, v.shape[0] - 1)
-        keys = at(k, (k_b * k.strides[0] + g * k.strides[1]) // 4 + start * k_row)
-        values = at(v, (v_b * v.strides[0] + g * v.strides[1]) // 4 + start * v_row)
-        scores = np.empty((rows, CHUNK), np.float32)
-        top, total, acc = tops[b, g, part], totals[b, g, part], accs[b, g, part]
-        first = part == 0 and sinks.size > 0            # a sink is a key of value 0 in the first span
-        for r in range(rows):
-            top[r] = sinks[g, r] * LOG2E if first else -INF
-            total[r] = ONE if first and sinks[g, r] > -INF else ZERO
-        acc[:] = ZERO
-        span(q[b, g], keys, values, k_row, v_row, D, Dv, min(SPAN, S - start), seen[b, g, :, start:], bias[b, g, :, start:],
-             softcap, scores, top, total, acc)  # fmt: skip
-    for task in prange(B * G * rows):
-        b, g, r = task // (G * rows), task // rows % G, task % rows
-        join(tops[b, g, :, r], totals[b, g, :, r], accs[b, g, :, r], out[b, g, r], lse, b, g, r)
+def decode_span(work, q, k, v, extra, b, g, start, stop, top, total, acc, softcap, brain, half):
+    """All rows of one KV head before the keys start .. stop; q, top, total and acc are addresses of rows."""
+    rows, D, Dv = q.shape[2], q.shape[3], v.shape[3]
+    b_k, b_v = b % k.shape[0], b % v.shape[0]
+    p_k, p_v, p_st = work, plus(work, KEYS * D), plus(work, KEYS * (D + Dv))
+    p_fade = plus(p_st, KEYS * FOUR)
+    hiding = extra[b % extra.shape[0], g % extra.shape[1]]
+    for first in range(start, stop, KEYS):
+        count, finite = min(KEYS, stop - first), True
+        whole = not half and count % AT_ONCE == 0
+        k_now, k_row = as_floats(at(k, b_k, g, first)), k.strides[2] // 4
+        v_now, v_row = as_floats(at(v, b_v, g, first)), v.strides[2] // 4
+        if not whole:                                   # widened, or filled up with zeros
+            load_rows(p_k, k, b_k, g, first, count, KEYS, np.float32(1), brain)
+            k_now, k_row = p_k, D
+        if half or hiding.size > 0:
+            finite = load_rows(p_v, v, b_v, g, first, count, KEYS, np.float32(1), brain)
+            v_now, v_row = p_v, Dv
+        for row in range(0, rows, FOUR):
+            four_rows(p_st, p_fade, at(q, b, g, row), k_now, k_row, v_now, v_row, D, Dv, count, softcap, hiding, first, row,
+                      plus(top, row // FOUR * LANES), plus(total, row // FOUR * LANES), plus(acc, row * Dv), finite)  # fmt: skip
 
 
 @njit
-def join(tops, totals, accs, out, lse, b, g, r):
-    """The spans of one row, brought under their common top and divided once."""
-    best = -INF
-    for top in tops:
-        best = top if top > best or top != top else best
-    base, total = (ZERO if best == -INF else best), ZERO
-    out[:] = ZERO
-    for part in range(len(tops)):
-        fade = ZERO if tops[part] == -INF else TWO ** (tops[part] - base)
-        total += fade * totals[part]
-        for d in range(len(out)):
-            out[d] += fade * accs[part, d]
-    share = ZERO if total == 0 else ONE / total
-    for d in range(len(out)):
-        out[d] *= share
-    lse[b, g, r] = best * LN2 + np.log(total)
+def join(tops, totals, accs, out, lse, b, g):
+    """The spans of every row of a KV head, brought under their common top; one division."""
+    spans, rows, Dv = accs.shape
+    for row in range(rows):
+        lane = row // FOUR * LANES + row % FOUR
+        best = -np.inf
+        for n in range(spans):
+            best = max(best, tops[n, lane])
+        base, sum_ = (np.float32(0) if best == -np.inf else np.float32(best)), np.float32(0)
+        out[b, g, row] = 0
+        for n in range(spans):
+            share = np.exp2(tops[n, lane] - base)
+            for key in range(AT_ONCE):
+                sum_ += share * totals[n, lane + key * FOUR]
+            if share != 0:
+                for d in range(Dv):
+                    out[b, g, row, d] += share * accs[n, row, d]
+        if sum_ != 0:
+            out[b, g, row] /= sum_
+        lse[b, g, row] = LN2 * (base + np.log2(sum_)) if sum_ != 0 else -np.inf
+
+
+def decode(threads, counter, work, q, k, v, extra, sinks, tops, totals, accs, out, lse, softcap, brain, half):
+    """out (B, G, rows, Dv) and lse (B, G, rows); rows are a multiple of FOUR, scale and log2(e) are in q."""
+    for thread in prange(threads):
+        (B, G, rows), S = lse.shape, k.shape[2]
+        spans = accs.shape[2]
+        while True:
+            task = take(counter)
+            if task >= B * G * spans:
+                break
+            b, g, n = task // (G * spans), task // spans % G, task % spans
+            for row in range(rows):
+                lane = row // FOUR * LANES + row % FOUR
+                for key in range(AT_ONCE):              # a sink is a first key without a value, in the first span
+                    tops[b, g, n, lane + key * FOUR] = sinks[g, row] * LOG2E if n == 0 else -np.inf
+                    totals[b, g, n, lane + key * FOUR] = 1 if n == 0 and key == 0 and sinks[g, row] != -np.inf else 0
+            accs[b, g, n] = 0
+            decode_span(at(work, thread, 0, 0), q, k, v, extra, b, g, n * SPAN, min((n + 1) * SPAN, S),
+                        at(tops, b, g, n), at(totals, b, g, n), at(accs, b, g, n), softcap, brain, half)  # fmt: skip
+    for b in range(lse.shape[0]):
+        for g in range(lse.shape[1]):
+            join(tops[b, g], totals[b, g], accs[b, g], out, lse, b, g)

@@ -1,82 +1,165 @@
-"""The forward kernel: FlashAttention-2 on the CPU, one block of queries after the other, all cores at once.
+"""The forward pass on the CPU: FlashAttention-2 with a query in every lane.
 
-Dao 2023, arXiv:2307.08691, Algorithm 1. For every block of W queries: pack them; then for every block of keys that the
-block map does not call empty
+One task is a block of PANELS panels of PANEL queries each, of one head; threads take tasks until none is left.
 
-    scores  <- K Q^T                         (keys, W), in base 2: the scale holds log2(e)
-    top, total, fade, weights <- soften      online.py says this slowly
-    acc     <- fade acc + V^T weights        (Dv, W)
+    for each tile of KEYS keys          loaded once for the task's panels
+        for each panel                  that sees any of it
+            S^T = K Q^T                 (KEYS, PANEL), scores in units of log 2, so that exp2 serves for exp
+            top, fade, total            as in online.py, for LANES queries at once: no sum across lanes anywhere
+            O^T = fade O^T + V^T P^T    (Dv, PANEL)
 
-and at the end out = acc / total, lse = top + log total. Softcap, bias and mask are branches per tile. Work is dealt out in
-pairs of query blocks, the first with the last, the second with the last but one: under a causal mask all pairs are equal.
+Sizes: D and Dv are multiples of LANES here (cpu.py pads with zeros). Options are looked at once a tile: a tile that the block
+map calls full is never masked, one that it calls empty never touched.
 """
 import numpy as np
-from numba import njit, prange
+from numba import carray, njit, prange
 
-from ..core.blocks import EMPTY, PARTIAL
-from .compile import kernel
-from .simd import ROWS, at
-from .tiles import BLOCK_K, BLOCK_Q, INF, LN2, LOG2E, ONE, ZERO, add_bias, cap, hide, pack, shrink, soften, times, times_all
+from .options import EMPTY, LN2, LOG2E, PARTIAL, change_scores, kind_of, shared
+from .simd import LANES, add, at, exp2, largest, load, mul, plus, store, sub, unless_empty
+from .threads import take
+from .tiles import KEYS, PANEL, ROWS, load_rows, product, product_faded, transpose_tile
+
+
+def workspace(panels, D, Dv):
+    """Numbers that one thread needs; see the addresses in `forward_task`."""
+    return panels * PANEL * (D + Dv + 2) + PANEL + KEYS * (2 * PANEL + D + Dv) + PANEL * max(D, Dv)
 
 
 @njit
-def score(k, b, g, start, size, queries, scores, softcap, bias, bias_b, bias_h, n_start, kind, seen):
-    """Scores of one tile in base 2, -inf where hidden: (size, W) rows of `scores`."""
-    groups, D = k.shape[2], k.shape[3]
-    keys = at(k, (((b * k.shape[1] + g) * groups) * ROWS + start) * D)
-    times(at(scores, 0), BLOCK_Q, keys, 1, ROWS, D * ROWS, at(queries, 0), BLOCK_Q, D, (size + ROWS - 1) // ROWS, BLOCK_Q, True)
-    if softcap > 0:
-        cap(scores, size, softcap)
-        times_all(scores, size, LOG2E)
-    if bias.size:
-        add_bias(scores, size, bias, bias_b, bias_h, n_start, start)
-    if kind == PARTIAL:
-        hide(scores, size, seen)
+def scores(st, k, qt, D):
+    """S^T (KEYS, PANEL) = K (KEYS, D) Q^T (D, PANEL)."""
+    for s in range(0, KEYS, ROWS):
+        product(plus(st, s * PANEL), PANEL, plus(k, s * D), D, 1, qt, PANEL, D, qt)
 
 
-@kernel(parallel=True, error_model="numpy")
-def forward(q, k, v, S, out, lse, kind, stored, partial, bias, sinks, scale, softcap):
-    """Fill out (B, H, N, Dv) and lse (B, H, N), for k and v as `pack_keys` and `pack_values` lay them.
+@njit
+def softmax_step(st, top, total, fade):
+    """S^T becomes exp(S^T - top) under the new top; `fade` brings what was summed before under it too."""
+    for lane in range(0, PANEL, LANES):
+        old = load(top, lane)
+        a, b, c, d = old, old, old, old                      # four at a time: each maximum waits for the one before
+        for s in range(0, KEYS * PANEL, 4 * PANEL):
+            a = largest(load(st, s + lane), a)
+            b = largest(load(st, s + PANEL + lane), b)
+            c = largest(load(st, s + 2 * PANEL + lane), c)
+            d = largest(load(st, s + 3 * PANEL + lane), d)
+        new = largest(largest(a, b), largest(c, d))
+        store(top, lane, new)
+        base = unless_empty(new)
+        factor = exp2(sub(old, base))
+        store(fade, lane, factor)
+        sum_ = mul(factor, load(total, lane))
+        for s in range(lane, KEYS * PANEL, PANEL):
+            p = exp2(sub(load(st, s), base))
+            sum_ = add(sum_, p)
+            store(st, s, p)
+        store(total, lane, sum_)
 
-    `bias` (B, H, N, S) and `sinks` (H,) of size 0 mean none, and so does a softcap of 0.
-    """
-    B, H, N, D = q.shape
-    G, Dv = k.shape[1], out.shape[3]
-    v_tiles, v_groups = v.shape[2], v.shape[3]
-    blocks = (N + BLOCK_Q - 1) // BLOCK_Q
-    pairs = (blocks + 1) // 2
-    factor = scale if softcap > 0 else scale * LOG2E
-    for task in prange(B * H * pairs):
-        b, h, pair = task // (H * pairs), task // pairs % H, task % pairs
-        g = h // (H // G)
-        k_b, v_b = min(b, k.shape[0] - 1), min(b, v.shape[0] - 1)
-        map_b, map_h = min(b, kind.shape[0] - 1), min(h, kind.shape[1] - 1)
-        queries, scores = np.empty((D, BLOCK_Q), np.float32), np.empty((BLOCK_K, BLOCK_Q), np.float32)
-        acc = np.empty((v_groups * ROWS, BLOCK_Q), np.float32)
-        top, total, fade = np.empty(BLOCK_Q, np.float32), np.empty(BLOCK_Q, np.float32), np.empty(BLOCK_Q, np.float32)
-        for turn in range(2):
-            block = blocks - 1 - pair if turn else pair
-            if turn and block == pair:                                # the middle one has no partner
+
+@njit
+def values(ot, v, p, Dv, fade):
+    """O^T (Dv, PANEL) = fade O^T + V^T P^T, with V (KEYS, Dv) read by columns."""
+    for d in range(0, Dv, ROWS):
+        product_faded(plus(ot, d * PANEL), PANEL, plus(v, d), 1, Dv, p, PANEL, KEYS, fade)
+
+
+@njit
+def careful_values(ot, v, p, Dv, fade, seen, count):
+    """The same where values are NaN or inf and some queries may not see them: 0 times NaN is NaN, so those are left out."""
+    out, value, weight = carray(ot, (Dv, PANEL)), carray(v, (KEYS, Dv)), carray(p, (KEYS, PANEL))
+    score, fades = carray(seen, (KEYS, PANEL)), carray(fade, PANEL)
+    for d in range(Dv):
+        for lane in range(PANEL):
+            out[d, lane] *= fades[lane]
+            for key in range(count):
+                if score[key, lane] != -np.inf:
+                    out[d, lane] += weight[key, lane] * value[key, d]
+
+
+@njit
+def finish(panel, ot, top, total, rows, out, lse, b, h, first):
+    """Divide once, turn the panel's queries into rows again, and keep the log-sum-exp: all that the backward needs of P."""
+    Dv, N = out.shape[3], out.shape[2]
+    totals, tops = carray(total, PANEL), carray(top, PANEL)
+    for lane in range(min(PANEL, N - first)):
+        lse[b, h, first + lane] = LN2 * (tops[lane] + np.log2(totals[lane])) if totals[lane] != 0 else -np.inf
+    for lane in range(PANEL):
+        totals[lane] = 1 / totals[lane] if totals[lane] != 0 else 0
+    for n in range(0, Dv * PANEL, PANEL):
+        for lane in range(0, PANEL, LANES):
+            store(ot, n + lane, mul(load(ot, n + lane), load(total, lane)))
+    transpose_tile(rows, ot, Dv, PANEL)
+    for n in range(min(PANEL, N - first)):
+        p = at(out, b, h, first + n)
+        for d in range(0, Dv, LANES):
+            store(p, d, load(rows, n * Dv + d))
+
+
+@njit
+def forward_task(work, panels, q, k, v, out, lse, scale, brain, sinks, o, b, h, block):
+    """`panels` panels of head h of row b, from the block-th on."""
+    (H, N, D), (G, S, Dv) = q.shape[1:], v.shape[1:]
+    g = h // (H // G)
+    p_qt = work
+    p_ot = plus(p_qt, panels * PANEL * D)
+    p_top = plus(p_ot, panels * PANEL * Dv)
+    p_total = plus(p_top, panels * PANEL)
+    p_fade = plus(p_total, panels * PANEL)
+    p_st = plus(p_fade, PANEL)
+    p_k = plus(p_st, KEYS * PANEL)
+    p_v = plus(p_k, KEYS * D)
+    p_rows = plus(p_v, KEYS * Dv)
+    p_seen = plus(p_rows, PANEL * max(D, Dv))
+
+    panels = min(panels, -(-N // PANEL) - block)
+    start, stop = S, 0
+    for panel in range(panels):
+        first = (block + panel) * PANEL
+        load_rows(p_rows, q, b, h, first, min(PANEL, N - first), PANEL, scale * LOG2E, brain)
+        transpose_tile(plus(p_qt, panel * PANEL * D), p_rows, PANEL, D)
+        tops, totals = carray(plus(p_top, panel * PANEL), PANEL), carray(plus(p_total, panel * PANEL), PANEL)
+        tops[:] = sinks[h] * LOG2E                          # a sink is a first key without a value; -inf without one
+        totals[:] = 0 if sinks[h] == -np.inf else 1
+        carray(plus(p_ot, panel * PANEL * Dv), PANEL * Dv)[:] = 0
+        span = o.span[shared(b, o.span.shape[0]), shared(h, o.span.shape[1]), block + panel]
+        start, stop = min(start, span[0]), max(stop, span[1])
+
+    for tile in range(start, stop):
+        loaded = finite = False
+        for panel in range(panels):
+            if kind_of(o, b, h, block + panel, tile) == EMPTY:
                 continue
-            start = block * BLOCK_Q
-            pack(q, b, h, start, factor, queries)
-            acc[:] = ZERO
-            top[:] = sinks[h] * LOG2E if sinks.size else -INF         # a sink is a key of value 0 that comes first
-            total[:] = ONE if sinks.size and sinks[h] > -INF else ZERO
-            for column in range(kind.shape[3]):
-                what = kind[map_b, map_h, block, column]
-                if what == EMPTY:
-                    continue
-                s, which = column * BLOCK_K, max(stored[map_b, map_h, block, column], 0)
-                size = min(BLOCK_K, S - s)
-                score(k, k_b, g, s, size, queries, scores, softcap, bias, b, h, start, what, partial[which])
-                if soften(scores, size, top, total, fade):
-                    shrink(acc, fade)
-                step = BLOCK_K * ROWS
-                values = at(v, ((v_b * G + g) * v_tiles + column) * v_groups * step)
-                times(at(acc, 0), BLOCK_Q, values, 1, ROWS, step, at(scores, 0), BLOCK_Q, size, v_groups, BLOCK_Q, False)
-            for w in range(min(BLOCK_Q, N - start)):
-                share = ZERO if total[w] == 0 else ONE / total[w]
-                lse[b, h, start + w] = top[w] * LN2 + np.log(total[w])
-                for d in range(Dv):
-                    out[b, h, start + w, d] = acc[d, w] * share
+            first, count = tile * KEYS, min(KEYS, S - tile * KEYS)
+            if not loaded:
+                b_k, b_v = shared(b, k.shape[0]), shared(b, v.shape[0])
+                load_rows(p_k, k, b_k, g, first, count, KEYS, np.float32(1), brain)
+                finite = load_rows(p_v, v, b_v, g, first, count, KEYS, np.float32(1), brain)
+                loaded = True
+            scores(p_st, p_k, plus(p_qt, panel * PANEL * D), D)
+            change_scores(p_st, PANEL, o, b, h, block + panel, tile)
+            wild = not finite and kind_of(o, b, h, block + panel, tile) == PARTIAL
+            if wild:
+                carray(p_seen, KEYS * PANEL)[:] = carray(p_st, KEYS * PANEL)
+            softmax_step(p_st, plus(p_top, panel * PANEL), plus(p_total, panel * PANEL), p_fade)
+            if wild:
+                careful_values(plus(p_ot, panel * PANEL * Dv), p_v, p_st, Dv, p_fade, p_seen, count)
+            else:
+                values(plus(p_ot, panel * PANEL * Dv), p_v, p_st, Dv, p_fade)
+
+    for panel in range(panels):
+        finish(panel, plus(p_ot, panel * PANEL * Dv), plus(p_top, panel * PANEL), plus(p_total, panel * PANEL), p_rows,
+               out, lse, b, h, (block + panel) * PANEL)  # fmt: skip
+
+
+def forward(threads, counter, work, panels, q, k, v, out, lse, scale, brain, sinks, o):
+    """out (B, H, N, Dv) and lse (B, H, N) of all tasks. The last blocks come first: under a causal mask they are the longest."""
+    for thread in prange(threads):
+        B, H, N = lse.shape
+        blocks = -(-N // (panels * PANEL))
+        while True:
+            task = take(counter)
+            if task >= B * H * blocks:
+                break
+            block = blocks - 1 - task // (B * H)
+            head = task % (B * H)
+            forward_task(at(work, thread, 0, 0), panels, q, k, v, out, lse, scale, brain, sinks, o, head // H, head % H, block * panels)

@@ -1,232 +1,219 @@
-"""A vocabulary of vectors for Numba: a dozen words, each one machine instruction or a handful.
+"""A vocabulary of explicit vectors for Numba: what the CPU kernels are written in.
 
-    LANES      numbers in a vector: 16 with AVX-512, 8 otherwise (AVX2, or two registers of a smaller machine)
-    at         pointer to an entry of an array        load, store    a vector from and to a pointer
-    splat      one number in all lanes                add, sub, mul, div, maximum, fma (a b + c)
-    exp2       2 to the power of each lane            hsum, hmax     sum and maximum over the lanes
-    product    C += A B on a register tile: the one place where the work is done
+    LANES   float32 numbers in one vector: 16 with AVX-512, else 8 (one AVX2 register, or two of NEON)
+    vec     a Numba type for one such vector; it lives in a register
+    p       the address of float32 or 16-bit numbers, from `at(array, ...)`; n counts elements from there
 
-Numba compiles loops over scalars well, but does not keep a tile of accumulators in registers. So these words are written
-as LLVM instructions on `<16 x float>`; LLVM turns them into what the processor has. There is no C and no assembler.
+    at(array, i, j, k)   address of array[i, j, k, 0]      splat(x)                x in every lane
+    load(p, n)           LANES numbers from p[n] on        add, sub, mul(a, b)     lane by lane
+    read(p, n, brain)    the same, widened from 16 bits    largest(a, b)           lane by lane; b where one is NaN
+    store(p, n, a)       LANES numbers to p[n] on          fma(a, b, c)            a * b + c, rounded once
+    exp2(a)              2^a, see there                    unless_empty(a)         0 in lanes that are -inf
+    lanes_sum(a)         their sum, as a number            plus(p, n)              the address n elements further on
+
+Numba compiles scalar Python well, but whether a loop becomes vector code is LLVM's guess. These words leave nothing to
+guess: each is one operation on `<LANES x float>`, which LLVM lowers to what the processor has.
 """
-import llvmlite.binding as llvm
+import llvmlite.binding
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-LANES = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
-ROWS, COLUMNS = (8, 2) if LANES == 16 else (4, 2)  # the register tile: 16 accumulators of 32 registers, 8 of 16
-PANEL = COLUMNS * LANES                            # numbers across a register tile
+LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 
-_F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_VECTOR, _INTEGERS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
-POINTER = types.CPointer(types.float32)
+FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+VECTOR, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES)
+float_p = types.CPointer(types.float32)
 
 
-class VectorType(types.Type):
-    """LANES numbers of float32."""
-
-    def __init__(self):
-        super().__init__(name=f"float32x{LANES}")
+class VecType(types.Type):
+    """The Numba type of one vector."""
 
 
-vector = VectorType()
+@register_model(VecType)
+class VecModel(models.PrimitiveModel):
+    def __init__(self, manager, numba_type):
+        super().__init__(manager, numba_type, VECTOR)
 
 
-@register_model(VectorType)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, kind):
-        super().__init__(manager, kind, _VECTOR)
+vec = VecType(name=f"vec{LANES}")
 
 
-def _llvm(builder, name, *arguments):
-    """Call the LLVM intrinsic `name` on vectors."""
-    full = f"llvm.{name}.v{LANES}f32"
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * len(arguments))
-    function = builder.module.globals.get(full) or ir.Function(builder.module, kind, full)
-    return builder.call(function, arguments)
+def word(signature, build):
+    """What an intrinsic returns: its type, and the code for it, written by `build(builder, *values)`."""
+
+    def code(context, builder, signature, values):
+        result = build(builder, *values)
+        return context.get_dummy_value() if result is None else result
+
+    return signature, code
 
 
-def _constant(x, kind=_VECTOR):
-    return ir.Constant(kind, [x] * LANES)
+def same(number, kind=VECTOR):
+    """A constant with the same number in every lane."""
+    return ir.Constant(kind, [number] * LANES)
 
 
-def _splat(builder, x):
-    nothing = ir.Constant(_VECTOR, ir.Undefined)
-    first = builder.insert_element(nothing, x, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(first, nothing, ir.Constant(_INTEGERS, [0] * LANES))
+def call(builder, name, result, *values):
+    """A call of one of LLVM's own functions, such as llvm.fma.v16f32."""
+    kind = ir.FunctionType(result, [value.type for value in values])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
 
 
-def _read(builder, pointer):
-    x = builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()))
-    x.align = 4  # rows of the caller's arrays begin anywhere
-    return x
+def emit_load(builder, p, n, kind=VECTOR):
+    value = builder.load(builder.bitcast(builder.gep(p, [n]), kind.as_pointer()))
+    value.align = 2 if kind is not VECTOR else 4            # nothing is promised beyond the alignment of one element
+    return value
 
 
-def _write(builder, x, pointer):
-    builder.store(x, builder.bitcast(pointer, _VECTOR.as_pointer())).align = 4
+def emit_store(builder, p, n, value):
+    builder.store(value, builder.bitcast(builder.gep(p, [n]), VECTOR.as_pointer())).align = 4
 
 
-@intrinsic
-def at(typing, array, index):
-    """Pointer to the entry that lies `index` numbers after the first one of `array`, in memory."""
-    if not isinstance(array, types.Array):
-        return None
+def emit_splat(builder, number):
+    nothing = ir.Constant(VECTOR, ir.Undefined)
+    return builder.shuffle_vector(builder.insert_element(nothing, number, INT32(0)), nothing, same(0, INTS))
 
-    def build(context, builder, signature, arguments):
-        base = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        return builder.gep(base, [arguments[1]])
 
-    return POINTER(array, types.intp), build
+def emit_fma(builder, a, b, c):
+    return call(builder, f"llvm.fma.v{LANES}f32", VECTOR, a, b, c)
 
 
 @intrinsic
-def after(typing, pointer, index):
-    """The pointer `index` numbers further on."""
-    return POINTER(POINTER, types.intp), lambda context, builder, signature, a: builder.gep(a[0], [a[1]])
+def at(context, array, i, j, k):
+    """The address of array[i, j, k, 0], for an array of four axes with any strides."""
+    pointer = types.CPointer(array.dtype)
+
+    def code(context, builder, signature, values):
+        view = context.make_array(array)(context, builder, values[0])
+        where = builder.ptrtoint(view.data, INT64)
+        for index, stride in zip(values[1:], cgutils.unpack_tuple(builder, view.strides), strict=False):
+            where = builder.add(where, builder.mul(index, stride))
+        return builder.inttoptr(where, context.get_value_type(pointer))
+
+    return pointer(array, types.intp, types.intp, types.intp), code
 
 
 @intrinsic
-def load(typing, pointer):
-    """The LANES numbers at a pointer."""
-    return vector(POINTER), lambda context, builder, signature, a: _read(builder, a[0])
+def plus(context, p, n):
+    """The address n elements further on."""
+    return word(p(p, types.intp), lambda builder, p, n: builder.gep(p, [n]))
 
 
 @intrinsic
-def store(typing, pointer, x):
-    """Write a vector to a pointer."""
-
-    def build(context, builder, signature, arguments):
-        _write(builder, arguments[1], arguments[0])
-        return context.get_dummy_value()
-
-    return types.void(POINTER, vector), build
+def as_floats(context, p):
+    """The same address, read as float32."""
+    return word(float_p(p), lambda builder, p: builder.bitcast(p, FLOAT.as_pointer()))
 
 
 @intrinsic
-def splat(typing, x):
-    """One number in all lanes."""
-    return vector(types.float32), lambda context, builder, signature, a: _splat(builder, a[0])
-
-
-def _word(build, count, doc):
-    """An intrinsic of `count` vectors that gives one."""
-
-    def code(context, builder, signature, arguments):
-        return build(builder, *arguments)
-
-    if count == 1:
-        def word(typing, a):
-            return vector(vector), code
-    elif count == 2:
-        def word(typing, a, b):
-            return vector(vector, vector), code
-    else:
-        def word(typing, a, b, c):
-            return vector(vector, vector, vector), code
-    word.__doc__ = doc
-    return intrinsic(word)
-
-
-add = _word(lambda builder, a, b: builder.fadd(a, b), 2, "a + b")
-sub = _word(lambda builder, a, b: builder.fsub(a, b), 2, "a - b")
-mul = _word(lambda builder, a, b: builder.fmul(a, b), 2, "a b")
-div = _word(lambda builder, a, b: builder.fdiv(a, b), 2, "a / b")
-fma = _word(lambda builder, a, b, c: _llvm(builder, "fma", a, b, c), 3, "a b + c, rounded once")
-above = _word(
-    lambda builder, a, b: builder.uitofp(builder.fcmp_ordered(">", a, b), _VECTOR), 2, "1 where a > b, else 0"
-)  # fmt: skip
-choose = _word(
-    lambda builder, yes, a, b: builder.select(builder.fcmp_ordered(">", yes, _constant(0.0)), a, b), 3, "a where yes > 0, else b"
-)  # fmt: skip
-maximum = _word(
-    lambda builder, a, b: builder.select(builder.fcmp_unordered(">", a, b), a, b), 2,
-    "The larger of each lane; NaN where a is NaN.",
-)  # fmt: skip
-
-# 2^f on [-1/2, 1/2] to a relative error of 7.5e-8: the polynomial of degree 5 whose largest relative error is least
-_EXP2 = (0.0013264715, 0.009671513, 0.05550734, 0.24022242, 0.693147, 1.0)
-
-
-def _exp2(builder, x):
-    """2^x = 2^n 2^f with n the nearest integer: a polynomial for 2^f, and n added to the exponent bits."""
-    low, high = _constant(-126.0), _constant(127.0)
-    inside = builder.select(builder.fcmp_ordered("<", x, low), low, x)
-    inside = builder.select(builder.fcmp_ordered(">", inside, high), high, inside)
-    n = _llvm(builder, "nearbyint", inside)
-    f = builder.fsub(inside, n)
-    y = _constant(_EXP2[0])
-    for c in _EXP2[1:]:
-        y = _llvm(builder, "fma", y, f, _constant(c))
-    exponent = builder.shl(builder.fptosi(n, _INTEGERS), _constant(23, _INTEGERS))
-    y = builder.bitcast(builder.add(builder.bitcast(y, _INTEGERS), exponent), _VECTOR)
-    return builder.select(builder.fcmp_ordered("<", x, low), _constant(0.0), y)            # exactly 0, also for -inf
-
-
-exp2 = _word(_exp2, 1, "2^x in each lane; 0 below -126, 2^127 above 127, NaN for NaN.")
-
-
-def _across(builder, x, join):
-    """Halves joined with each other until one number is left."""
-    width = LANES // 2
-    while width:
-        order = [(lane + width) % LANES for lane in range(LANES)]
-        turned = builder.shuffle_vector(x, x, ir.Constant(_INTEGERS, order))
-        x = join(builder, x, turned)
-        width //= 2
-    return builder.extract_element(x, ir.Constant(_I32, 0))
+def load(context, p, n):
+    """LANES numbers from p[n] on."""
+    return word(vec(float_p, types.intp), emit_load)
 
 
 @intrinsic
-def hsum(typing, x):
-    """The sum of all lanes."""
-    return types.float32(vector), lambda context, builder, signature, a: _across(builder, a[0], lambda b, u, v: b.fadd(u, v))
+def read(context, p, n, brain):
+    """LANES numbers from p[n] on, float32 or 16-bit: those are bfloat16 (the upper half of a float32) or else float16."""
+
+    def build(builder, p, n, brain):
+        if p.type.pointee == FLOAT:
+            return emit_load(builder, p, n)
+        bits = emit_load(builder, p, n, ir.VectorType(ir.IntType(16), LANES))
+        upper = builder.bitcast(builder.shl(builder.zext(bits, INTS), same(16, INTS)), VECTOR)
+        half = builder.fpext(builder.bitcast(bits, ir.VectorType(ir.HalfType(), LANES)), VECTOR)
+        return builder.select(brain, upper, half)
+
+    return word(vec(p, types.intp, types.boolean), build)
 
 
 @intrinsic
-def hmax(typing, x):
-    """The largest of all lanes."""
-    larger = lambda b, u, v: b.select(b.fcmp_unordered(">", u, v), u, v)  # noqa: E731
-    return types.float32(vector), lambda context, builder, signature, a: _across(builder, a[0], larger)
+def store(context, p, n, a):
+    """LANES numbers to p[n] on."""
+    return word(types.void(float_p, types.intp, vec), emit_store)
 
 
-def _product(rows, columns, fresh):
-    """C[r, j] (+)= sum_d A[r, d] B[d, j] for `rows` rows of A and `columns` vectors of B; `fresh` begins at 0.
+@intrinsic
+def splat(context, x):
+    """x in every lane."""
+    return word(vec(types.float32), emit_splat)
 
-    All of C is held in registers over the whole depth. Each step loads `columns` vectors of B, takes one number of each
-    row of A into all lanes, and does rows x columns fused multiply-adds.
+
+@intrinsic
+def add(context, a, b):
+    """a + b"""
+    return word(vec(vec, vec), lambda builder, a, b: builder.fadd(a, b))
+
+
+@intrinsic
+def sub(context, a, b):
+    """a - b"""
+    return word(vec(vec, vec), lambda builder, a, b: builder.fsub(a, b))
+
+
+@intrinsic
+def mul(context, a, b):
+    """a * b"""
+    return word(vec(vec, vec), lambda builder, a, b: builder.fmul(a, b))
+
+
+@intrinsic
+def fma(context, a, b, c):
+    """a * b + c, rounded once."""
+    return word(vec(vec, vec, vec), emit_fma)
+
+
+@intrinsic
+def largest(context, a, b):
+    """The larger of the two in every lane; b where one is NaN."""
+    return word(vec(vec, vec), lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+
+
+@intrinsic
+def unless_empty(context, a):
+    """a, with 0 in the lanes that are -inf: the top of a row that has seen nothing, so that -inf - top stays -inf."""
+    return word(vec(vec), lambda builder, a: builder.select(builder.fcmp_ordered("==", a, same(-np.inf)), same(0.0), a))
+
+
+@intrinsic
+def lanes_sum(context, a):
+    """The sum of the lanes: halves added to halves, so always in the same order."""
+
+    def build(builder, a):
+        lanes = LANES
+        while lanes > 1:
+            lanes //= 2
+            halves = [ir.Constant(ir.VectorType(INT32, lanes), list(range(start, start + lanes))) for start in (0, lanes)]
+            a = builder.fadd(*(builder.shuffle_vector(a, a, half) for half in halves))
+        return builder.extract_element(a, INT32(0))
+
+    return word(types.float32(vec), build)
+
+
+# 2^r on [-1/2, 1/2] within 1.1e-7 of its size, and exactly 1 at 0: coefficients of r^5, r^4, .. 1
+POLYNOMIAL = (1.3264728e-3, 9.671513e-3, 5.5507336e-2, 2.4022242e-1, 6.93147e-1, 1.0)
+
+
+@intrinsic
+def exp2(context, a):
+    """2^a in every lane: relative error below 2e-7, exactly 0 from a = -126.5 down (and at -inf), NaN for NaN.
+
+    a = n + r with n the nearest whole number, so |r| <= 1/2: 2^r by a polynomial, 2^n by writing n + 127 into the
+    exponent bits. Adding 1.5 * 2^23 to a number rounds it to a whole one, which then stands in the lowest bits of the sum.
+    For a up to 127: larger ones do not come up, since the largest score is subtracted first.
     """
 
-    @intrinsic
-    def product(typing, c, c_row, a, a_row, a_step, b, b_step, depth):
-        def build(context, builder, signature, arguments):
-            c, c_row, a, a_row, a_step, b, b_step, depth = arguments
-            number = lambda n: ir.Constant(_I64, n)  # noqa: E731
-            tile = [
-                builder.gep(c, [builder.add(builder.mul(c_row, number(r)), number(j * LANES))])
-                for r in range(rows) for j in range(columns)
-            ]  # fmt: skip
-            held = [cgutils.alloca_once(builder, _VECTOR) for _ in tile]                   # LLVM keeps these in registers
-            for slot, pointer in zip(held, tile, strict=True):
-                builder.store(_constant(0.0) if fresh else _read(builder, pointer), slot)
-            with cgutils.for_range(builder, depth, intp=_I64) as loop:
-                b_here = builder.gep(b, [builder.mul(loop.index, b_step)])
-                a_here = builder.gep(a, [builder.mul(loop.index, a_step)])
-                across = [_read(builder, builder.gep(b_here, [number(j * LANES)])) for j in range(columns)]
-                for r in range(rows):
-                    each = _splat(builder, builder.load(builder.gep(a_here, [builder.mul(a_row, number(r))])))
-                    for j in range(columns):
-                        slot = held[r * columns + j]
-                        builder.store(_llvm(builder, "fma", each, across[j], builder.load(slot)), slot)
-            for slot, pointer in zip(held, tile, strict=True):
-                _write(builder, builder.load(slot), pointer)
-            return context.get_dummy_value()
+    def build(builder, a):
+        floor, shift = same(-127.0), same(1.5 * 2**23 + 127)
+        a = builder.select(builder.fcmp_ordered("<", a, floor), floor, a)       # this way round, NaN stays NaN
+        shifted = builder.fadd(a, shift)
+        r = builder.fsub(a, builder.fsub(shifted, shift))
+        power = builder.bitcast(builder.shl(builder.bitcast(shifted, INTS), same(23, INTS)), VECTOR)
+        value = same(POLYNOMIAL[0])
+        for c in POLYNOMIAL[1:]:
+            value = emit_fma(builder, value, r, same(c))
+        return builder.fmul(value, power)
 
-        integer = types.intp
-        return types.void(POINTER, integer, POINTER, integer, integer, POINTER, integer, integer), build
-
-    return product
-
-
-tile_fresh, tile_more = _product(ROWS, COLUMNS, True), _product(ROWS, COLUMNS, False)
+    return word(vec(vec), build)

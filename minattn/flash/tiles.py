@@ -1,170 +1,124 @@
-"""Steps on tiles that the kernels share: products of any size out of register tiles, packing, and what becomes of a score.
+"""Tiles: the one product that all kernels are made of, and how numbers get into a tile and out of it.
 
-    W   queries of a tile, across the lanes           scores (keys, W): a key a row, a query a lane
+    C (rows, PANEL)   a panel of the result          PANEL   queries (or channels) side by side, in COLUMNS vectors
+    A (rows, depth)   read one number at a time      ROWS    rows of C that are worked on at once
+    B (depth, PANEL)  read in vectors                KEYS    keys in a tile
 
-Scores are kept transposed. Then a query's maximum and sum run over rows, not over lanes, keys and values are read as they
-lie in memory, one number at a time, and only queries have to be packed.
+`product` computes ROWS x PANEL numbers of C = A B. All of them stay in registers while the depth goes by: each step loads
+COLUMNS vectors of B and ROWS single numbers of A, and does ROWS * COLUMNS fused multiply-adds with them. That is what
+brings a matrix product from the speed of memory to the speed of arithmetic.
+
+Because A is read number by number, it may be stored with rows or with columns together, so no operand is ever transposed:
+the scores of a tile are kept as S^T (keys, queries), with a query in each lane, and then
+
+    S^T = K Q^T      A = K          by rows          B = Q^T          (D, queries), transposed once for all keys
+    O^T = V^T P^T    A = V^T        by columns of V  B = P^T          (keys, queries), where S^T was
 """
-import math
-
 import numpy as np
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
-from .compile import kernel
 from .simd import (
-    LANES,
-    PANEL,
-    ROWS,
-    above,
-    add,
-    after,
-    at,
-    choose,
-    div,
-    exp2,
-    fma,
-    hsum,
-    load,
-    maximum,
-    mul,
-    splat,
-    store,
-    sub,
-    tile_fresh,
-    tile_more,
+    INT32, INT64, LANES, VECTOR, at, emit_fma, emit_load, emit_splat, emit_store, float_p, fma, lanes_sum, mul, plus, read,
+    same, splat, store, word,
 )  # fmt: skip
 
-BLOCK_Q = 64                                            # W: two panels with AVX-512, four with AVX2
-BLOCK_K = 64
-LOG2E = np.float32(math.log2(math.e))
-LN2 = np.float32(math.log(2))
-INF = np.float32(np.inf)
-SLACK = np.float32(8)                                   # weights reach 2^8, sums of 2^20 keys 2^28: far from overflow
-ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
+# the accumulators, the vectors of B and one of A must fit in the registers: 32 with AVX-512, 16 with AVX2
+ROWS, COLUMNS = (8, 2) if LANES == 16 else (4, 3)
+PANEL = COLUMNS * LANES
+KEYS = 64
 
 
-@njit
-def times(c, c_row, a, a_row, a_step, a_group, b, b_step, depth, groups, width, fresh):
-    """C (groups * ROWS, width) (+)= A B, from pointers and strides; a group of ROWS rows of A begins every `a_group` numbers."""
-    for r in range(groups):                             # a few rows of A stay near while all panels of B pass
-        rows, here = after(c, r * ROWS * c_row), after(a, r * a_group)
-        for p in range(0, width, PANEL):
-            if fresh:
-                tile_fresh(after(rows, p), c_row, here, a_row, a_step, after(b, p), b_step, depth)
+def product_tile(start, rows=ROWS, columns=COLUMNS):
+    """C <- start + A B on a register tile of `rows` x `columns` vectors; `start` is "zero", "C", or "faded": C times a row."""
+
+    @intrinsic
+    def product(context, c, c_row, a, a_row, a_step, b, b_row, depth, fade):
+        def build(builder, c, c_row, a, a_row, a_step, b, b_row, depth, fade):
+            tile = [(row, column) for row in range(rows) for column in range(columns)]
+            row_of_c = [builder.gep(c, [builder.mul(c_row, INT64(row))]) for row in range(rows)]
+            row_of_a = [builder.mul(a_row, INT64(row)) for row in range(rows)]
+            lanes = [INT64(column * LANES) for column in range(columns)]
+            if start == "zero":
+                first = [same(0.0)] * len(tile)
             else:
-                tile_more(after(rows, p), c_row, here, a_row, a_step, after(b, p), b_step, depth)
+                first = [emit_load(builder, row_of_c[row], lanes[column]) for row, column in tile]
+            if start == "faded":
+                factors = [emit_load(builder, fade, lane) for lane in lanes]
+                first = [builder.fmul(value, factors[column]) for value, (_, column) in zip(first, tile, strict=True)]
+
+            before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("end")
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            step, a_now, b_now = builder.phi(INT64), builder.phi(a.type), builder.phi(b.type)
+            sums = [builder.phi(VECTOR) for _ in tile]
+            b_vectors = [emit_load(builder, b_now, lane) for lane in lanes]
+            a_splats = [emit_splat(builder, builder.load(builder.gep(a_now, [offset]))) for offset in row_of_a]
+            new = [emit_fma(builder, a_splats[row], b_vectors[column], old) for old, (row, column) in zip(sums, tile, strict=True)]
+            going = (builder.add(step, INT64(1)), builder.gep(a_now, [a_step]), builder.gep(b_now, [b_row]), *new)
+            for phi, entering, staying in zip((step, a_now, b_now, *sums), (INT64(0), a, b, *first), going, strict=True):
+                phi.add_incoming(entering, before)
+                phi.add_incoming(staying, loop)
+            builder.cbranch(builder.icmp_signed("<", going[0], depth), loop, after)
+
+            builder.position_at_end(after)
+            for value, (row, column) in zip(new, tile, strict=True):
+                emit_store(builder, row_of_c[row], lanes[column], value)
+
+        n = types.intp
+        return word(types.void(float_p, n, float_p, n, n, float_p, n, n, float_p), build)
+
+    return product
 
 
-@kernel(parallel=True)
-def pack_keys(k):
-    """k (B, G, S, D) as (B, G, S / ROWS, D, ROWS): what one step of a product takes of a group of keys lies together."""
-    B, G, S, D = k.shape
-    groups = (S + ROWS - 1) // ROWS
-    packed = np.zeros((B, G, groups, D, ROWS), np.float32)
-    for task in prange(B * G * groups):
-        b, g, group = task // (G * groups), task // groups % G, task % groups
-        for r in range(min(ROWS, S - group * ROWS)):
-            for d in range(D):
-                packed[b, g, group, d, r] = k[b, g, group * ROWS + r, d]
-    return packed
+product, product_more, product_faded = product_tile("zero"), product_tile("C"), product_tile("faded")
 
 
-@kernel(parallel=True)
-def pack_values(v):
-    """v (B, G, S, Dv) as (B, G, S / BLOCK_K, Dv / ROWS, BLOCK_K, ROWS): the same for a product over keys."""
-    B, G, S, Dv = v.shape
-    tiles, groups = (S + BLOCK_K - 1) // BLOCK_K, (Dv + ROWS - 1) // ROWS
-    packed = np.zeros((B, G, tiles, groups, BLOCK_K, ROWS), np.float32)
-    for task in prange(B * G * tiles):
-        b, g, tile = task // (G * tiles), task // tiles % G, task % tiles
-        for s in range(min(BLOCK_K, S - tile * BLOCK_K)):
-            for d in range(Dv):
-                packed[b, g, tile, d // ROWS, s, d % ROWS] = v[b, g, tile * BLOCK_K + s, d]
-    return packed
+@intrinsic
+def transpose(context, target, target_row, source, source_row):
+    """LANES x LANES numbers: target[j, i] = source[i, j]. Pairs of rows trade halves, then quarters, and so on."""
 
+    def build(builder, target, target_row, source, source_row):
+        rows = [emit_load(builder, source, builder.mul(source_row, INT64(i))) for i in range(LANES)]
+        half = LANES // 2
+        while half:
+            for i in (i for i in range(LANES) if not i & half):
+                upper, lower = rows[i], rows[i + half]
+                # of every 2 * half columns, row i takes the left halves of both and row i + half the right ones
+                for row, side in ((i, 0), (i + half, half)):
+                    picks = [(j & ~half) + side + (LANES if j & half else 0) for j in range(LANES)]
+                    rows[row] = builder.shuffle_vector(upper, lower, ir.Constant(ir.VectorType(INT32, LANES), picks))
+            half //= 2
+        for j, row in enumerate(rows):
+            emit_store(builder, target, builder.mul(target_row, INT64(j)), row)
 
-@njit
-def pack(x, b, h, start, factor, packed):
-    """Rows `start` .. of x (B, H, N, D) into packed (D, W), times `factor`; beyond N, zeros."""
-    width = min(x.shape[2] - start, packed.shape[1])
-    for d in range(x.shape[3]):
-        for w in range(width):
-            packed[d, w] = x[b, h, start + w, d] * factor
-        for w in range(width, packed.shape[1]):
-            packed[d, w] = ZERO
-
-
-@njit
-def cap(scores, size, softcap):
-    """c tanh(s / c) of `size` rows, with tanh y = 1 - 2 / (1 + e^2y)."""
-    one, two, out, into = splat(ONE), splat(TWO), splat(softcap), splat(TWO * LOG2E / softcap)
-    for i in range(0, size * scores.shape[1], LANES):
-        place = at(scores, i)
-        store(place, mul(out, sub(one, div(two, add(one, exp2(mul(into, load(place))))))))
-
-
-@njit
-def times_all(scores, size, factor):
-    """Multiply `size` rows by one number."""
-    each = splat(factor)
-    for i in range(0, size * scores.shape[1], LANES):
-        store(at(scores, i), mul(each, load(at(scores, i))))
+    return word(types.void(float_p, types.intp, float_p, types.intp), build)
 
 
 @njit
-def add_bias(scores, size, bias, b, h, n_start, s_start):
-    """Add the bias (B, H, N, S), in the base-2 scale of the scores."""
-    width = min(bias.shape[2] - n_start, scores.shape[1])
-    for s in range(size):
-        for w in range(width):
-            scores[s, w] += bias[b, h, n_start + w, s_start + s] * LOG2E
+def load_rows(tile, source, b, h, first, count, rows, scale, brain):
+    """source[b, h, first : first + count] as float32, times `scale`, to tile (rows, D); rows beyond `count` are 0.
 
-
-@njit
-def hide(scores, size, seen):
-    """-inf where a partial tile (block_k, block_q) is False."""
-    for s in range(size):
-        for w in range(scores.shape[1]):
-            scores[s, w] = scores[s, w] if seen[s, w] else -INF
-
-
-@njit
-def soften(scores, size, top, total, fade):
-    """One step of the online softmax: scores become weights under `top`, `fade` is what the sums so far shrink by.
-
-    The top is raised only where a score exceeds it by more than SLACK: weights up to 2^SLACK are as good as weights up
-    to 1, and most tiles then leave the sums alone. Returns whether any has to shrink.
+    True where every number is finite: x * 0 is 0 for those and NaN for the others.
     """
-    width = scores.shape[1]
-    slack, raised = splat(SLACK), splat(ZERO)
-    for w in range(0, width, LANES):
-        old = load(at(top, w))
-        new = old
-        for s in range(size):
-            new = maximum(load(at(scores, s * width + w)), new)
-        raise_ = above(new, add(old, slack))
-        raised = add(raised, raise_)
-        new = choose(raise_, new, old)
-        store(at(top, w), new)
-        for lane in range(w, w + LANES):                # a query that has seen nothing yet: exp2(-inf - 0) is 0
-            fade[lane] = ZERO if top[lane] == -INF else top[lane]
-        base = load(at(fade, w))
-        sum_ = splat(ZERO)
-        for s in range(size):
-            p = exp2(sub(load(at(scores, s * width + w)), base))
-            store(at(scores, s * width + w), p)
-            sum_ = add(sum_, p)
-        shrink = exp2(sub(old, base))
-        store(at(fade, w), shrink)
-        store(at(total, w), fma(load(at(total, w)), shrink, sum_))
-    return hsum(raised) > 0
+    D = source.shape[3]
+    factor, nothing = splat(scale), splat(np.float32(0))
+    wild = nothing
+    for n in range(count):
+        p, row = at(source, b, h, first + n), plus(tile, n * D)
+        for d in range(0, D, LANES):
+            x = mul(read(p, d, brain), factor)
+            wild = fma(x, nothing, wild)
+            store(row, d, x)
+    for n in range(count * D, rows * D, LANES):
+        store(tile, n, nothing)
+    return lanes_sum(wild) == 0
 
 
 @njit
-def shrink(acc, fade):
-    """Each row of acc (Dv, W) times fade (W,)."""
-    width = acc.shape[1]
-    for w in range(0, width, LANES):
-        factor = load(at(fade, w))
-        for d in range(acc.shape[0]):
-            store(at(acc, d * width + w), mul(load(at(acc, d * width + w)), factor))
+def transpose_tile(target, source, rows, columns):
+    """target (columns, rows) = source (rows, columns), both sizes multiples of LANES."""
+    for i in range(0, rows, LANES):
+        for j in range(0, columns, LANES):
+            transpose(plus(target, j * rows + i), rows, plus(source, i * columns + j), columns)

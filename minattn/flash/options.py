@@ -1,0 +1,103 @@
+"""What stands between the product of a tile and its softmax: softcap or score_mod, bias and mask, for all kernels.
+
+    st       S^T of one tile, (KEYS, PANEL) with its rows `row` numbers apart, in units of log 2: score * log2(e)
+    block    which PANEL queries        tile   which KEYS keys
+
+Every option is a branch taken once a tile, so one compiled kernel serves them all.
+"""
+from typing import NamedTuple
+
+import numpy as np
+from numba import carray, njit
+
+from ..core.blocks import EMPTY, FULL, PARTIAL  # noqa: F401
+from .simd import LANES, splat, store
+from .tiles import KEYS, PANEL
+
+LOG2E, LN2 = np.float32(np.log2(np.e)), np.float32(np.log(2.0))
+
+
+class Options(NamedTuple):
+    """Arrays with axes B and H have size 1 there where all rows, or all heads, share them."""
+
+    kind: np.ndarray         # (B, H, blocks, tiles) uint8: EMPTY, FULL or PARTIAL
+    span: np.ndarray         # (B, H, blocks, 2) int64: the first tile that is not empty, and one past the last
+    stored: np.ndarray       # (B, H, blocks, tiles) int32: where in `partial`
+    partial: np.ndarray      # (P, KEYS, PANEL) bool: each different partial tile once, keys down
+    bias: np.ndarray         # (B, H, N or 1, S or 1) float32; of size 0 without one
+    q_pos: np.ndarray        # (B, N) int64
+    k_pos: np.ndarray        # (B, S) int64
+    softcap: float           # 0 without one
+    score_mod: int           # address of the compiled function over a tile; 0 without one
+
+
+@njit
+def shared(index, size):
+    """The index along an axis that may be shared: 0 where its size is 1."""
+    return 0 if size == 1 else index
+
+
+@njit
+def kind_of(o, b, h, block, tile):
+    return o.kind[shared(b, o.kind.shape[0]), shared(h, o.kind.shape[1]), block, tile]
+
+
+@njit
+def change_scores(st, row, o, b, h, block, tile):
+    """Scale has been applied with Q; here softcap or score_mod, then bias, then the mask: the order of core/reference.py."""
+    if o.softcap > 0:
+        cap(st, row, PANEL, o.softcap)
+    if o.score_mod != 0:
+        modify(st, row, o, b, h, block, tile)
+    if o.bias.size > 0:
+        add_bias(st, row, o.bias, b, h, block, tile)
+    if kind_of(o, b, h, block, tile) == PARTIAL:
+        hide(st, row, o.partial[o.stored[shared(b, o.kind.shape[0]), shared(h, o.kind.shape[1]), block, tile]])
+    for key in range(o.k_pos.shape[1] - tile * KEYS, KEYS):       # a short last tile: keys that do not exist
+        for lane in range(0, PANEL, LANES):
+            store(st, key * row + lane, splat(np.float32(-np.inf)))
+
+
+@njit
+def cap(st, row, width, softcap):
+    s = carray(st, (KEYS, row))
+    size = np.float32(softcap * LOG2E)
+    for key in range(KEYS):
+        for lane in range(width):
+            s[key, lane] = size * np.tanh(s[key, lane] / size)
+
+
+@njit
+def slopes(slope, st, row, o, b, h, block, tile):
+    """d (capped or modified score) / d score of a tile of plain scores."""
+    if o.softcap > 0:
+        s, out = carray(st, (KEYS, row)), carray(slope, (KEYS, row))
+        size = np.float32(o.softcap * LOG2E)
+        for key in range(KEYS):
+            for lane in range(PANEL):
+                out[key, lane] = 1 - np.tanh(s[key, lane] / size) ** 2
+
+
+@njit
+def add_bias(st, row, bias, b, h, block, tile):
+    s = carray(st, (KEYS, row))
+    b, h = shared(b, bias.shape[0]), shared(h, bias.shape[1])
+    N, S = bias.shape[2:]
+    for lane in range(PANEL if N == 1 else min(PANEL, N - block * PANEL)):
+        n = shared(block * PANEL + lane, N)
+        for key in range(KEYS if S == 1 else min(KEYS, S - tile * KEYS)):
+            s[key, lane] += LOG2E * bias[b, h, n, shared(tile * KEYS + key, S)]
+
+
+@njit
+def hide(st, row, seen):
+    s = carray(st, (KEYS, row))
+    for key in range(KEYS):
+        for lane in range(PANEL):
+            if not seen[key, lane]:
+                s[key, lane] = -np.inf
+
+
+@njit
+def modify(st, row, o, b, h, block, tile):
+    pass
