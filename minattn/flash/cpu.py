@@ -26,19 +26,20 @@ from .tiles import KEYS, PANEL
 REMEMBERED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()       # mask: its block maps
 EVERYTHING = Mask(lambda i, j: j >= 0, name="everything", known=lambda t: (t.j_low >= 0).astype(np.int8))
 FEW = 8                               # up to so many queries, reading the keys costs more than multiplying
+NO_EXTRA = np.zeros((1, 1, 0, 0), np.float32)
 OWNERS = 8                            # from this many KV heads on, each has one owner in the backward
 BYTES = 64                            # a vector that does not cross a cache line loads fastest
 
 
 def forward(x):
     """(out, None for the weights, lse) of the problem `x`."""
-    if x.work == np.float64:
+    if x.work == np.float64 or x.score_mod is not None:
         return online.forward(x)
     (B, H, N, _), S, Dv = x.q.shape, x.k.shape[2], x.v.shape[3]
     sinks = np.full(H, -np.inf, np.float32) if x.sink_logits is None else x.sink_logits.astype(np.float32)
     if B * N * S == 0:
         return np.zeros((B, H, N, Dv), np.float32), None, np.broadcast_to(sinks[:, None], (B, H, N)).copy()
-    if N <= FEW and x.score_mod is None:
+    if N <= FEW:
         return decode(x, sinks)
     q, k, v, brain = ready(x.q, x.k, x.v)
     out, lse = aligned(B, H, N, v.shape[3]), np.empty((B, H, N), np.float32)
@@ -55,21 +56,15 @@ def decode(x, sinks):
     """`forward` for few queries: the rows of a group side by side, so that its keys are read once."""
     (B, H, N, D), (_, G, S, _), Dv = x.q.shape, x.k.shape, x.v.shape[3]
     k, v, brain = ready(x.k, x.v)
-    rows = -(-(H // G * N) // FOUR) * FOUR
-    q = np.zeros((B, G, rows, k.shape[3]), np.float32)
-    q[:, :, : H // G * N, :D] = reference.group(x.q, G)
-    q *= np.float32(x.scale * LOG2E)
-    sinks = padded(np.repeat(sinks, N).reshape(G, -1), rows)
-    spans = -(-S // decode_kernel.SPAN)
-    tops, totals = (np.empty((B, G, spans, rows // FOUR * LANES), np.float32) for _ in range(2))
-    accs, out = aligned(B, G, spans, rows, v.shape[3]), np.empty((B, G, rows, v.shape[3]), np.float32)
-    lse = np.empty((B, G, rows), np.float32)
-    threads = numba.get_num_threads()
-    work = aligned(threads, 1, 1, decode_kernel.workspace(rows, k.shape[3], v.shape[3]))
-    run = decode_compiled(k.dtype)
-    run(threads, np.zeros(1, np.int64), work, q, k, v, extra_of(x, rows), sinks, tops, totals, accs, out, lse,
-        np.float32(x.softcap or 0), brain, k.dtype != np.float32)  # fmt: skip
     real = H // G * N
+    rows = -(-real // FOUR) * FOUR
+    q, of_rows = np.zeros((B, G, rows, k.shape[3]), np.float32), np.zeros((G, rows), np.float32)
+    np.multiply(reference.group(x.q, G), x.scale * LOG2E, out=q[:, :, :real, :D])
+    of_rows[:, :real].reshape(G, -1, N)[:] = sinks.reshape(G, -1, 1)
+    out, lse = np.empty((B, G, rows, v.shape[3]), np.float32), np.empty((B, G, rows), np.float32)
+    run = decode_compiled(k.dtype)
+    run(numba.get_num_threads(), np.zeros(1, np.int64), q, k, v, extra_of(x, rows), of_rows, out, lse, np.float32(x.softcap or 0), brain,
+        k.dtype != np.float32)  # fmt: skip
     return out[:, :, :real, :Dv].reshape(B, H, N, Dv), None, lse[:, :, :real].reshape(B, H, N)
 
 
@@ -80,17 +75,13 @@ def extra_of(x, rows):
     if visible is not None and visible.all():
         visible = None
     if visible is None and x.bias is None:
-        return np.zeros((1, 1, 0, 0), np.float32)
-    extra = np.zeros((1, 1, 1, 1), np.float32) if x.bias is None else x.bias.astype(np.float32) * LOG2E
+        return NO_EXTRA
+    more = np.float32(0) if x.bias is None else x.bias.astype(np.float32) * LOG2E
     if visible is not None:
-        extra = np.where(visible, extra, np.float32(-np.inf))
-    extra = np.broadcast_to(extra, (len(extra), H, N, S)).reshape(len(extra), G, -1, S)
-    return np.ascontiguousarray(padded(extra.swapaxes(2, 3), rows))
-
-
-def padded(a, size):
-    """The last axis filled up with zeros."""
-    return np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, size - a.shape[-1])])
+        more = np.where(visible, more, np.float32(-np.inf))
+    extra = np.zeros((len(more), G, S, rows), np.float32)
+    extra[..., : H // G * N] = np.broadcast_to(more, (len(more), H, N, S)).reshape(len(more), G, -1, S).swapaxes(2, 3)
+    return extra
 
 
 weights = online.weights
@@ -99,7 +90,7 @@ weights = online.weights
 def backward(x, dout, out=None, lse=None, score_mod_grad=None):
     """dq, dk, dv, dbias, dsink of the problem `x`."""
     (B, H, N, D), (_, G, S, Dv) = x.q.shape, (0, *x.v.shape[1:])
-    if B * N * S == 0 or x.score_mod is not None:
+    if x.work == np.float64 or B * N * S == 0 or x.score_mod is not None:
         return online.backward(x, dout, out, lse, score_mod_grad)
     if out is None:
         out, _, lse = forward(x)
@@ -147,7 +138,7 @@ def ready(*arrays, columns=LANES, half=True):
         short = -a.shape[3] % columns
         if short:
             a = np.pad(a, [(0, 0)] * 3 + [(0, short)])
-        elif a.strides[3] != a.itemsize:
+        if a.strides[3] != a.itemsize:
             a = np.ascontiguousarray(a)
         made.append(a)
     return *made, half and arrays[0].dtype.name == "bfloat16"
@@ -231,12 +222,10 @@ def backward_compiled(dtype, options):
 
 @functools.cache
 def decode_compiled(dtype):
-    given, made, lse, counter = array_types(dtype)
-    C, number, flag = functools.partial(types.Array, types.float32, layout="C"), types.float32, types.boolean
-    signature = types.void(
-        types.intp, counter, made, C(ndim=4), given, given, C(ndim=4), C(ndim=2), C(ndim=4), C(ndim=4), types.Array(types.float32, 5, "C"),
-        C(ndim=4), lse, number, flag, flag,
-    )  # fmt: skip
+    given, _, lse, counter = array_types(dtype)
+    four, two = types.Array(types.float32, 4, "C"), types.Array(types.float32, 2, "C")
+    flag = types.boolean
+    signature = types.void(types.intp, counter, four, given, given, four, two, four, lse, types.float32, flag, flag)
     return compiled(decode_kernel.decode, signature, parallel=True)
 
 

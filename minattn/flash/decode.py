@@ -29,11 +29,6 @@ SPAN = 512
 product_rows, product_narrow = product_tile("C", FOUR, COLUMNS), product_tile("C", FOUR, 1)
 
 
-def workspace(rows, D, Dv):
-    """Numbers that one thread needs: a tile of K and of V, the scores of FOUR rows, a fade."""
-    return KEYS * (D + Dv) + KEYS * FOUR + LANES
-
-
 @intrinsic
 def dots(context, q, k, k_row, D):
     """q_row . k_key for FOUR rows q (FOUR, D) and AT_ONCE keys, in lane key * FOUR + row."""
@@ -182,11 +177,15 @@ def join(tops, totals, accs, out, lse, b, g):
         lse[b, g, row] = LN2 * (base + np.log2(sum_)) if sum_ != 0 else -np.inf
 
 
-def decode(threads, counter, work, q, k, v, extra, sinks, tops, totals, accs, out, lse, softcap, brain, half):
+def decode(threads, counter, q, k, v, extra, sinks, out, lse, softcap, brain, half):
     """out (B, G, rows, Dv) and lse (B, G, rows); rows are a multiple of FOUR, scale and log2(e) are in q."""
-    for thread in prange(threads):
-        (B, G, rows), S = lse.shape, k.shape[2]
-        spans = accs.shape[2]
+    (B, G, rows, D), S, Dv = q.shape, k.shape[2], v.shape[3]
+    spans = -(-S // SPAN)
+    tops = np.empty((B, G, spans, rows // FOUR * LANES), np.float32)
+    totals = np.empty_like(tops)
+    accs = np.zeros((B, G, spans, rows, Dv), np.float32)
+    for _ in prange(threads):
+        work = np.empty(KEYS * (D + Dv + FOUR) + LANES, np.float32)
         while True:
             task = take(counter)
             if task >= B * G * spans:
@@ -197,9 +196,8 @@ def decode(threads, counter, work, q, k, v, extra, sinks, tops, totals, accs, ou
                 for key in range(AT_ONCE):              # a sink is a first key without a value, in the first span
                     tops[b, g, n, lane + key * FOUR] = sinks[g, row] * LOG2E if n == 0 else -np.inf
                     totals[b, g, n, lane + key * FOUR] = 1 if n == 0 and key == 0 and sinks[g, row] != -np.inf else 0
-            accs[b, g, n] = 0
-            decode_span(at(work, thread, 0, 0), q, k, v, extra, b, g, n * SPAN, min((n + 1) * SPAN, S),
+            decode_span(at(work, 0, 0, 0), q, k, v, extra, b, g, n * SPAN, min((n + 1) * SPAN, S),
                         at(tops, b, g, n), at(totals, b, g, n), at(accs, b, g, n), softcap, brain, half)  # fmt: skip
-    for b in range(lse.shape[0]):
-        for g in range(lse.shape[1]):
+    for b in range(B):
+        for g in range(G):
             join(tops[b, g], totals[b, g], accs[b, g], out, lse, b, g)
