@@ -18,7 +18,7 @@ import numpy as np
 from numba import carray, njit, prange
 
 from .options import EMPTY, LN2, LOG2E, change_scores, kind_of, slopes
-from .simd import LANES, add, at, exp2, lanes_sum, load, mul, plus, read, splat, store, sub, fma
+from .simd import LANES, at, exp2, fma, lanes_sum, load, mul, plus, splat, store, sub
 from .threads import take
 from .tiles import KEYS, PANEL, ROWS, load_rows, product, product_more, transpose_tile
 
@@ -37,7 +37,8 @@ def add_product(c, c_row, rows, columns, a, a_row, a_step, b, b_row, depth):
     """C (rows, columns) += A B, a register tile at a time."""
     for column in range(0, columns, PANEL):
         for row in range(0, rows, ROWS):
-            product_more(plus(c, row * c_row + column), c_row, plus(a, row * a_row), a_row, a_step, plus(b, column), b_row, depth, c)
+            here, from_a, from_b = plus(c, row * c_row + column), plus(a, row * a_row), plus(b, column)
+            product_more(here, c_row, from_a, a_row, a_step, from_b, b_row, depth, c)
 
 
 @njit
@@ -51,9 +52,9 @@ def across(c, a, b, D):
 def gradient_of_scores(st, dp, slope, sloped, lse, delta):
     """S^T becomes P^T, and dP^T becomes dS^T: one panel, rows BLOCK apart."""
     for lane in range(0, PANEL, LANES):
-        l, d = load(lse, lane), load(delta, lane)
+        of_row, d = load(lse, lane), load(delta, lane)
         for n in range(lane, KEYS * BLOCK, BLOCK):
-            p = exp2(sub(load(st, n), l))
+            p = exp2(sub(load(st, n), of_row))
             ds = mul(p, sub(load(dp, n), d))
             store(st, n, p)
             store(dp, n, mul(ds, load(slope, n)) if sloped else ds)
@@ -91,11 +92,11 @@ def backward_block(work, q, k, v, dout, out, lse, dq, dk, dv, scale, brain, o, b
     count, panels = min(BLOCK, N - first), min(PANELS, -(-(N - first) // PANEL))
     finite = prepare_block(p_q, p_qt, q, b, h, first, count, scale * LOG2E, brain)
     finite &= prepare_block(p_do, p_dot, dout, b, h, first, count, np.float32(1), brain)
-    l, delta = carray(p_lse, BLOCK), carray(p_delta, BLOCK)
-    l[:], delta[:] = np.inf, 0                              # P is 0 in lanes without a query, and for one that sees nothing
+    of_row, delta = carray(p_lse, BLOCK), carray(p_delta, BLOCK)
+    of_row[:], delta[:] = np.inf, 0                              # P is 0 in lanes without a query, and for one that sees nothing
     for n in range(count):
         if lse[b, h, first + n] != -np.inf:
-            l[n] = LOG2E * lse[b, h, first + n]
+            of_row[n] = LOG2E * lse[b, h, first + n]
         total, p_out = splat(np.float32(0)), at(out, b, h, first + n)
         for d in range(0, Dv, LANES):
             total = fma(load(p_do, n * Dv + d), load(p_out, d), total)

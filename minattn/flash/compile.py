@@ -34,7 +34,8 @@ def compiled(function, signature, **options):
         numba.config.CACHE_DIR = before
     ready = any(Path(folder()).rglob(f"*{function.__name__}*.nbi"))
     if not ready:
-        print(f"minattn: compiling the {function.__name__} kernel for {simd.LANES} lanes; once, about 10 seconds", file=sys.stderr, flush=True)
+        wait = f"compiling the {function.__name__} kernel for {simd.LANES} lanes; once, about 10 seconds"
+        print(f"minattn: {wait}", file=sys.stderr, flush=True)
     dispatcher.compile(signature)
     dispatcher.disable_compile()                                  # other layouts are taken as this one, never compiled anew
     return dispatcher

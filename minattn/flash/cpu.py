@@ -54,7 +54,7 @@ def forward(x):
 
 def decode(x, sinks):
     """`forward` for few queries: the rows of a group side by side, so that its keys are read once."""
-    (B, H, N, D), (_, G, S, _), Dv = x.q.shape, x.k.shape, x.v.shape[3]
+    (B, H, N, D), G, Dv = x.q.shape, x.k.shape[1], x.v.shape[3]
     k, v, brain = ready(x.k, x.v)
     real = H // G * N
     rows = -(-real // FOUR) * FOUR
@@ -63,8 +63,8 @@ def decode(x, sinks):
     of_rows[:, :real].reshape(G, -1, N)[:] = sinks.reshape(G, -1, 1)
     out, lse = np.empty((B, G, rows, v.shape[3]), np.float32), np.empty((B, G, rows), np.float32)
     run = decode_compiled(k.dtype)
-    run(numba.get_num_threads(), np.zeros(1, np.int64), q, k, v, extra_of(x, rows), of_rows, out, lse, np.float32(x.softcap or 0), brain,
-        k.dtype != np.float32)  # fmt: skip
+    run(numba.get_num_threads(), np.zeros(1, np.int64), q, k, v, extra_of(x, rows), of_rows, out, lse,
+        np.float32(x.softcap or 0), brain, k.dtype != np.float32)  # fmt: skip
     return out[:, :, :real, :Dv].reshape(B, H, N, Dv), None, lse[:, :, :real].reshape(B, H, N)
 
 
@@ -76,7 +76,7 @@ def extra_of(x, rows):
         visible = None
     if visible is None and x.bias is None:
         return NO_EXTRA
-    more = np.float32(0) if x.bias is None else x.bias.astype(np.float32) * LOG2E
+    more: np.ndarray = np.zeros((1, 1, 1, 1), np.float32) if x.bias is None else x.bias.astype(np.float32) * LOG2E
     if visible is not None:
         more = np.where(visible, more, np.float32(-np.inf))
     extra = np.zeros((len(more), G, S, rows), np.float32)
@@ -89,7 +89,7 @@ weights = online.weights
 
 def backward(x, dout, out=None, lse=None, score_mod_grad=None):
     """dq, dk, dv, dbias, dsink of the problem `x`."""
-    (B, H, N, D), (_, G, S, Dv) = x.q.shape, (0, *x.v.shape[1:])
+    (B, H, N, D), (G, S, Dv) = x.q.shape, x.v.shape[1:]
     if x.work == np.float64 or B * N * S == 0 or x.score_mod is not None:
         return online.backward(x, dout, out, lse, score_mod_grad)
     if out is None:
@@ -102,7 +102,8 @@ def backward(x, dout, out=None, lse=None, score_mod_grad=None):
     work = aligned(threads, 1, 1, backward_kernel.workspace(q.shape[3], v.shape[3]))
     options = options_of(x)
     run = backward_compiled(q.dtype, numba.typeof(options))
-    run(threads, np.zeros(1, np.int64), work, q, k, v, do, o, lse, dq, dk, dv, wild, np.float32(x.scale), brain, B * G >= OWNERS, options)
+    run(threads, np.zeros(1, np.int64), work, q, k, v, do, o, lse, dq, dk, dv, wild, np.float32(x.scale), brain,
+        B * G >= OWNERS, options)  # fmt: skip
     if wild[0]:                       # NaN or inf somewhere: the careful form knows who sees it
         return online.backward(x, dout, out, lse, score_mod_grad)
     dsink = None if x.sink_logits is None else reference.sink_backward(x, lse, reference.row_delta(x, dout, out))
@@ -230,6 +231,6 @@ def decode_compiled(dtype):
 
 
 def array_types(dtype):
-    """Numba's types of an input (any strides), of a result, of an lse and of a counter: said once, so nothing is compiled twice."""
+    """Numba's types of an input (any strides), of a result, of an lse and of a counter: so nothing is compiled twice."""
     given = types.Array(numba.from_dtype(dtype), 4, "A", readonly=True)
     return given, types.Array(types.float32, 4, "A"), types.Array(types.float32, 3, "C"), types.Array(types.int64, 1, "C")

@@ -16,8 +16,28 @@ from numba.extending import intrinsic
 
 from .options import LN2, LOG2E, cap
 from .simd import (
-    INT64, INTS, LANES, VECTOR, add, as_floats, at, emit_fma, emit_load, emit_store, exp2, float_p, largest, load, mul, plus, same,
-    splat, store, sub, unless_empty, vec, word,
+    INT64,
+    INTS,
+    LANES,
+    VECTOR,
+    add,
+    as_floats,
+    at,
+    emit_fma,
+    emit_load,
+    exp2,
+    float_p,
+    largest,
+    load,
+    mul,
+    plus,
+    same,
+    splat,
+    store,
+    sub,
+    unless_empty,
+    vec,
+    word,
 )  # fmt: skip
 from .threads import take
 from .tiles import KEYS, load_rows, product_tile
@@ -56,7 +76,8 @@ def dots(context, q, k, k_row, D):
             high = [LANES + j if j & half else j + half for j in range(LANES)]
             low, high = ir.Constant(INTS, low), ir.Constant(INTS, high)
             new = [
-                builder.fadd(builder.shuffle_vector(x, y, low), builder.shuffle_vector(x, y, high)) for x, y in zip(a, b, strict=True)
+                builder.fadd(builder.shuffle_vector(x, y, low), builder.shuffle_vector(x, y, high))
+                for x, y in zip(a, b, strict=True)
             ]
             half //= 2
         return new[0]

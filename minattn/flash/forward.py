@@ -162,4 +162,5 @@ def forward(threads, counter, work, panels, q, k, v, out, lse, scale, brain, sin
                 break
             block = blocks - 1 - task // (B * H)
             head = task % (B * H)
-            forward_task(at(work, thread, 0, 0), panels, q, k, v, out, lse, scale, brain, sinks, o, head // H, head % H, block * panels)
+            place = at(work, thread, 0, 0)
+            forward_task(place, panels, q, k, v, out, lse, scale, brain, sinks, o, head // H, head % H, block * panels)

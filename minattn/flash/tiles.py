@@ -20,8 +20,25 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .simd import (
-    INT32, INT64, LANES, VECTOR, at, emit_fma, emit_load, emit_splat, emit_store, float_p, fma, lanes_sum, mul, plus, read,
-    same, splat, store, word,
+    INT32,
+    INT64,
+    LANES,
+    VECTOR,
+    at,
+    emit_fma,
+    emit_load,
+    emit_splat,
+    emit_store,
+    float_p,
+    fma,
+    lanes_sum,
+    mul,
+    plus,
+    read,
+    same,
+    splat,
+    store,
+    word,
 )  # fmt: skip
 
 # the accumulators, the vectors of B and one of A must fit in the registers: 32 with AVX-512, 16 with AVX2
@@ -55,7 +72,10 @@ def product_tile(start, rows=ROWS, columns=COLUMNS):
             sums = [builder.phi(VECTOR) for _ in tile]
             b_vectors = [emit_load(builder, b_now, lane) for lane in lanes]
             a_splats = [emit_splat(builder, builder.load(builder.gep(a_now, [offset]))) for offset in row_of_a]
-            new = [emit_fma(builder, a_splats[row], b_vectors[column], old) for old, (row, column) in zip(sums, tile, strict=True)]
+            new = [
+                emit_fma(builder, a_splats[row], b_vectors[column], old)
+                for old, (row, column) in zip(sums, tile, strict=True)
+            ]
             going = (builder.add(step, INT64(1)), builder.gep(a_now, [a_step]), builder.gep(b_now, [b_row]), *new)
             for phi, entering, staying in zip((step, a_now, b_now, *sums), (INT64(0), a, b, *first), going, strict=True):
                 phi.add_incoming(entering, before)
