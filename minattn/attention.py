@@ -23,7 +23,6 @@ __all__ = ["Grads", "Steps", "attention", "attention_backward", "attention_weigh
 
 # each a module with forward, backward and weights, imported when it is first asked for
 BACKENDS = {"numpy": "minattn.core.reference", "cpu": "minattn.flash.cpu"}
-SMALL = 1 << 14  # scores
 
 
 class Grads(NamedTuple):
@@ -37,10 +36,8 @@ class Grads(NamedTuple):
 
 
 def _backend(name, x):
-    """The module that computes the problem `x`; small ones take the plain form, which waits for no compiler."""
-    if name == "auto":
-        small = x.batch * x.q.shape[1] * x.q.shape[2] * x.k.shape[2] <= SMALL
-        name = "numpy" if small or importlib.util.find_spec("numba") is None else "cpu"
+    """The module that computes the problem `x`."""
+    name = "numpy" if name == "auto" else name
     if not isinstance(name, str) or name not in BACKENDS:
         known = ", ".join(map(repr, ["auto", *BACKENDS]))
         raise BackendError(f"backend is {name!r}; here there is {known}")
@@ -82,8 +79,7 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=
         the heads, the head, and the positions; written entry by entry, as NumPy evaluates it on arrays.
     backend : {"auto", "numpy", "cpu"}
         "numpy" is the reference, which forms the N x S scores; "cpu" goes tile by tile in O(N) memory, in float32 (and 16
-        bits) by Numba kernels that are compiled when first used. "auto" is "cpu" where there are more than 16,384 scores
-        and Numba is installed, else "numpy".
+        bits) by Numba kernels that are compiled when first used. "auto" is "numpy".
     return_weights, return_lse : bool
         Also return the weights (..., H, N, S), and the log-sum-exp of the scores (..., H, N) in float32 or better.
 
