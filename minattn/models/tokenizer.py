@@ -83,9 +83,10 @@ class Tokenizer:
         if not isinstance(text, str):
             raise TokenError(f"text is {type(text).__name__}; encode takes a str")
         try:
-            return self._backend.encode(text).ids
-        except TypeError as error:
+            text.encode()
+        except UnicodeEncodeError as error:
             raise TokenError("text holds half a character (a lone surrogate), as undecodable bytes become") from error
+        return self._backend.encode(text).ids
 
     def decode(self, ids):
         """The text of a sequence of ids, special tokens included. Bytes that are no whole character become U+FFFD."""
