@@ -6,7 +6,7 @@ import minattn as ma
 
 pytest.importorskip("numba", reason="numba is not installed: there is no backend cpu")
 
-from minattn.flash.score_mod import fingerprint  # noqa: E402
+from minattn.flash.score_mod import fingerprint
 
 TABLE = np.random.default_rng(0).standard_normal((6, 100))
 SLOPES = ma.positions.alibi_slopes(6)
