@@ -105,6 +105,7 @@ def backward_block(work, q, k, v, dout, out, lse, dq, dk, dv, scale, brain, o, b
         store(p_dot, n, mul(load(p_dot, n), splat(LN2)))    # dS comes out times log 2, as Q went in times log2(e)
     carray(p_dqt, BLOCK * D)[:] = 0
     sloped = o.softcap > 0 or o.score_mod != 0
+    carray(p_slope, KEYS * BLOCK)[:] = 0                    # where there is no query or no key
 
     for tile in range(start, stop):
         low, high = panels, 0                               # the panels that see any of the tile

@@ -33,20 +33,20 @@ BYTES = 64                            # a vector that does not cross a cache lin
 
 def forward(x):
     """(out, None for the weights, lse) of the problem `x`."""
-    if x.work == np.float64 or x.score_mod is not None:
+    if x.work == np.float64 or (mod := compiled_mod(x)) is None:
         return online.forward(x)
     (B, H, N, _), S, Dv = x.q.shape, x.k.shape[2], x.v.shape[3]
     sinks = np.full(H, -np.inf, np.float32) if x.sink_logits is None else x.sink_logits.astype(np.float32)
     if B * N * S == 0:
         return np.zeros((B, H, N, Dv), np.float32), None, np.broadcast_to(sinks[:, None], (B, H, N)).copy()
-    if N <= FEW:
+    if N <= FEW and x.score_mod is None:
         return decode(x, sinks)
     q, k, v, brain = ready(x.q, x.k, x.v)
     out, lse = aligned(B, H, N, v.shape[3]), np.empty((B, H, N), np.float32)
     panels = panels_of(B * H, N)
     threads = numba.get_num_threads()
     work = aligned(threads, 1, 1, forward_kernel.workspace(panels, q.shape[3], v.shape[3]))
-    options = options_of(x)
+    options = options_of(x, mod)
     run = forward_compiled(q.dtype, numba.typeof(options))
     run(threads, np.zeros(1, np.int64), work, panels, q, k, v, out, lse, np.float32(x.scale), brain, sinks, options)
     return out[..., :Dv], None, lse
@@ -90,7 +90,7 @@ weights = online.weights
 def backward(x, dout, out=None, lse=None, score_mod_grad=None):
     """dq, dk, dv, dbias, dsink of the problem `x`."""
     (B, H, N, D), (G, S, Dv) = x.q.shape, x.v.shape[1:]
-    if x.work == np.float64 or B * N * S == 0 or x.score_mod is not None:
+    if x.work == np.float64 or B * N * S == 0 or (mod := compiled_mod(x, score_mod_grad, slope=True)) is None:
         return online.backward(x, dout, out, lse, score_mod_grad)
     if out is None:
         out, _, lse = forward(x)
@@ -100,14 +100,14 @@ def backward(x, dout, out=None, lse=None, score_mod_grad=None):
     dq, dk, dv = aligned(B, H, N, q.shape[3]), zeros(B, G, tiled(S), k.shape[3]), zeros(B, G, tiled(S), v.shape[3])
     threads, wild = numba.get_num_threads(), np.zeros(1, np.int64)
     work = aligned(threads, 1, 1, backward_kernel.workspace(q.shape[3], v.shape[3]))
-    options = options_of(x)
+    options = options_of(x, mod)
     run = backward_compiled(q.dtype, numba.typeof(options))
     run(threads, np.zeros(1, np.int64), work, q, k, v, do, o, lse, dq, dk, dv, wild, np.float32(x.scale), brain,
         B * G >= OWNERS, options)  # fmt: skip
     if wild[0]:                       # NaN or inf somewhere: the careful form knows who sees it
         return online.backward(x, dout, out, lse, score_mod_grad)
     dsink = None if x.sink_logits is None else reference.sink_backward(x, lse, reference.row_delta(x, dout, out))
-    dbias = None if x.bias is None else online.backward(x, dout, out, lse)[3]
+    dbias = None if x.bias is None else online.backward(x, dout, out, lse, score_mod_grad)[3]
     return dq[..., :D], dk[:, :, :S, :D], dv[:, :, :S, :Dv], dbias, dsink
 
 
@@ -153,13 +153,22 @@ def aligned(*shape):
     return room[start : start + size * 4].view(np.float32).reshape(*shape[:-1], last)
 
 
-def options_of(x):
+def compiled_mod(x, score_mod_grad=None, *, slope=False):
+    """Addresses of the compiled score_mod and its slope, 0 for none; None where Numba cannot compile it."""
+    if x.score_mod is None:
+        return 0, 0
+    from .score_mod import addresses
+
+    return addresses(x.score_mod, score_mod_grad, slope=slope)
+
+
+def options_of(x, mod):
     blocks = blocks_of(x)
     return Options(
         kind=blocks.kind, span=blocks.span, stored=blocks.stored, partial=blocks.keys_first,
         bias=np.zeros((1, 1, 1, 0), np.float32) if x.bias is None else np.ascontiguousarray(x.bias, np.float32),
         q_pos=np.ascontiguousarray(x.q_pos, np.int64), k_pos=np.ascontiguousarray(x.k_pos, np.int64),
-        softcap=x.softcap or 0.0, score_mod=0,
+        softcap=x.softcap or 0.0, score_mod=mod[0], slope=mod[1],
     )  # fmt: skip
 
 

@@ -8,10 +8,12 @@ Every option is a branch taken once a tile, so one compiled kernel serves them a
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray, njit
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.extending import intrinsic
 
 from ..core.blocks import EMPTY, FULL, PARTIAL  # noqa: F401
-from .simd import LANES, splat, store
+from .simd import LANES, at, float_p, splat, store, word
 from .tiles import KEYS, PANEL
 
 LOG2E, LN2 = np.float32(np.log2(np.e)), np.float32(np.log(2.0))
@@ -28,7 +30,8 @@ class Options(NamedTuple):
     q_pos: np.ndarray        # (B, N) int64
     k_pos: np.ndarray        # (B, S) int64
     softcap: float           # 0 without one
-    score_mod: int           # address of the compiled function over a tile; 0 without one
+    score_mod: int           # address of the compiled function over a tile (score_mod.py); 0 without one
+    slope: int               # of its gradient
 
 
 @njit
@@ -48,7 +51,7 @@ def change_scores(st, row, o, b, h, block, tile):
     if o.softcap > 0:
         cap(st, row, PANEL, o.softcap)
     if o.score_mod != 0:
-        modify(st, row, o, b, h, block, tile)
+        modify(o.score_mod, st, st, row, o, b, h, block, tile)
     if o.bias.size > 0:
         add_bias(st, row, o.bias, b, h, block, tile)
     if kind_of(o, b, h, block, tile) == PARTIAL:
@@ -76,6 +79,8 @@ def slopes(slope, st, row, o, b, h, block, tile):
         for key in range(KEYS):
             for lane in range(PANEL):
                 out[key, lane] = 1 - np.tanh(s[key, lane] / size) ** 2
+    if o.score_mod != 0:
+        modify(o.slope, slope, st, row, o, b, h, block, tile)
 
 
 @njit
@@ -98,6 +103,20 @@ def hide(st, row, seen):
                 s[key, lane] = -np.inf
 
 
+@intrinsic
+def call_over_tile(context, address, out, st, row, b, h, q_pos, k_pos, queries, keys):
+    """Call a function of score_mod.py by its address."""
+
+    def build(builder, address, *values):
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+        builder.call(builder.inttoptr(address, kind.as_pointer()), values)
+
+    n = types.intp
+    return word(types.void(types.int64, float_p, float_p, n, n, n, q_pos, k_pos, n, n), build)
+
+
 @njit
-def modify(st, row, o, b, h, block, tile):
-    pass
+def modify(address, out, st, row, o, b, h, block, tile):
+    q_pos, k_pos = at(o.q_pos, shared(b, len(o.q_pos)), block * PANEL, 0), at(o.k_pos, shared(b, len(o.k_pos)), tile * KEYS, 0)
+    queries, keys = min(PANEL, o.q_pos.shape[1] - block * PANEL), min(KEYS, o.k_pos.shape[1] - tile * KEYS)
+    call_over_tile(address, out, st, row, b, h, q_pos, k_pos, queries, keys)
