@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 
 from ..core.errors import DependencyError, OptionError
-from .whole import write_whole
+from ..core.whole import write_whole
 
 
 def add(commands):

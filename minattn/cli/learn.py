@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..core.errors import DependencyError, OptionError
-from .whole import write_whole
+from ..core.whole import write_whole
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED_FOLDER = "minattn-lessons"

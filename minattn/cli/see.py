@@ -7,7 +7,7 @@ import numpy as np
 
 from ..core import masks
 from ..core.errors import OptionError
-from .whole import write_whole
+from ..core.whole import write_whole
 
 MOST_TOKENS = 64                                                      # 270 maps of 64 x 64 make a page of 1.5 MB
 SHOWN = 9

@@ -113,7 +113,7 @@ def test_a_copy_that_fails_leaves_no_half_file(shipped, monkeypatch, capsys):
     def full(source, target):
         raise OSError("no space left")
 
-    monkeypatch.setattr("minattn.cli.whole.os.replace", full)
+    monkeypatch.setattr("minattn.core.whole.os.replace", full)
     assert main(["learn"]) == 2
     assert "no space left" in capsys.readouterr().err
     assert files(work) == set()

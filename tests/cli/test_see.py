@@ -89,7 +89,7 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_part(tmp_path, monk
     def full(source, target):
         raise OSError("no space left")
 
-    monkeypatch.setattr("minattn.cli.whole.os.replace", full)
+    monkeypatch.setattr("minattn.core.whole.os.replace", full)
     with pytest.raises(see.OptionError, match="no space left"):
         see.write(tmp_path, "n", {".png": b"new"})
     assert names(tmp_path) == ["n.png"]
