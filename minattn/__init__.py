@@ -4,8 +4,8 @@
     out = ma.attention(q, k, v, causal=True)          # (..., H, N, D) with k, v (..., G, S, D)
 
 Arrays are `(..., heads, length, head_dim)`; True in a mask means "may attend"; positions are data.
-The rooms `minattn.models` (real trained transformers) and `minattn.plot` (pictures) load when first used,
-so importing minattn costs little more than importing NumPy.
+The rooms `minattn.models` (real trained transformers), `minattn.plot` (pictures) and `minattn.practice` (exercises;
+`minattn.check` names them) load when first used, so importing minattn costs little more than importing NumPy.
 """
 import importlib
 
@@ -23,16 +23,16 @@ from .multihead import MultiHeadAttention
 __version__ = "0.1.0"
 __all__ = [
     "Grads", "KVCache", "Mask", "MinattnError", "MultiHeadAttention", "RollingCache", "Steps",
-    "attention", "attention_backward", "attention_weights", "errors", "logsumexp", "masks", "merge", "merge_heads",
-    "models", "plot", "positions", "project_qkv", "repeat_kv", "rope", "softmax", "split_heads", "steps",
+    "attention", "attention_backward", "attention_weights", "check", "errors", "logsumexp", "masks", "merge", "merge_heads",
+    "models", "plot", "positions", "practice", "project_qkv", "repeat_kv", "rope", "softmax", "split_heads", "steps",
 ]  # fmt: skip
 
-_ON_FIRST_USE = {"models", "plot"}
+_ON_FIRST_USE = {"check": "practice.check", "models": "models", "plot": "plot", "practice": "practice"}
 
 
 def __getattr__(name):
     if name in _ON_FIRST_USE:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_ON_FIRST_USE[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

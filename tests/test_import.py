@@ -22,7 +22,13 @@ def test_import_loads_numpy_alone():
     loaded = python("import sys, minattn; print(' '.join(sys.modules))").split()
     assert "numpy" in loaded
     assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
-    assert not [name for name in loaded if name.startswith(("minattn.models", "minattn.plot", "minattn.cli"))]
+    assert not [name for name in loaded if name.startswith(("minattn.models", "minattn.plot", "minattn.practice", "minattn.cli"))]
+
+
+def test_the_exercises_need_numpy_alone():
+    loaded = python("import sys, minattn as ma; ma.check.softmax(ma.softmax); print(' '.join(sys.modules))").split()
+    assert "minattn.practice.check" in loaded
+    assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
 
 
 PLAIN = """
@@ -57,7 +63,7 @@ def test_all_that_is_plain_numpy_works_without_the_rest():
 
 def test_names():
     assert set(ma.__all__) <= set(dir(ma))
-    for name in set(ma.__all__) - {"models", "plot"}:
+    for name in set(ma.__all__) - {"check", "models", "plot", "practice"}:
         thing = getattr(ma, name)
         assert thing.__doc__
     with pytest.raises(AttributeError, match="has no attribute 'atention'"):
@@ -72,7 +78,7 @@ def test_rooms_load_when_first_used():
 
 def test_rooms_import_downward_only():
     """core knows nothing of the front door, and neither knows layers, models, plots or commands."""
-    order = {"core": 0, "attention": 1, "multihead": 2, "models": 3, "plot": 4, "cli": 5}
+    order = {"core": 0, "attention": 1, "multihead": 2, "models": 3, "plot": 4, "practice": 4, "cli": 5}
     root = pathlib.Path(ma.__file__).parent
     for path in root.rglob("*.py"):
         here = path.relative_to(root).with_suffix("").parts
@@ -87,4 +93,5 @@ def test_rooms_import_downward_only():
                 room = next((part for part in full if part), "")
                 if room in order:
                     assert order[room] <= order[here[0]], f"{'.'.join(here)} imports {'.'.join(full)}"
-                    assert not (here[0] == "plot" and room == "models"), "plot knows no models"
+                    assert not (here[0] == "plot" and room in ("models", "practice")), "plot knows no models"
+                    assert not (here[0] == "practice" and room == "plot"), "practice draws nothing"

@@ -1,0 +1,27 @@
+"""The learner's own exception, shown as theirs: its type, its text, and the line of their code."""
+import linecache
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+
+# frames in here are not the learner's: this package, NumPy, the standard library
+PACKAGES = tuple(f"{Path(folder).resolve()}/" for folder in
+                 (Path(__file__).parents[1], Path(np.__file__).parent, sysconfig.get_path("stdlib")))
+
+
+def explain(error, signature):
+    """The learner's exception: its type, its text, and the last line of their own code that it went through (in a notebook too,
+    whose cells `linecache` knows)."""
+    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    frames, frame = [], error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if not str(Path(file).resolve() if Path(file).is_absolute() else file).startswith(PACKAGES):
+            frames.append((file, frame.tb_lineno, frame.tb_frame.f_globals))
+        frame = frame.tb_next
+    if not frames:
+        return f"{text}\nIt is called as {signature}."
+    file, number, scope = frames[-1]
+    line = linecache.getline(file, number, scope).strip()
+    return f"{text}\nin line {number}{': ' if line else ' of your code'}{line}"
