@@ -9,7 +9,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def test_the_oldest_pins_are_the_lower_bounds():
     extras = PROJECT["optional-dependencies"]
-    wanted = [*PROJECT["dependencies"], *(line for name in ("models", "lessons", "test") for line in extras[name])]
+    wanted = [*PROJECT["dependencies"], *(line for name in ("models", "lessons", "pages", "test") for line in extras[name])]
     bounds = dict(line.partition(";")[0].split(">=") for line in wanted if not line.startswith("minattn["))
     pins = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests" / "oldest.txt").read_text(), flags=re.M))
     assert set(pins) == set(bounds)
