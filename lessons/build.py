@@ -3,6 +3,8 @@
     python lessons/build.py              every lesson
     python lessons/build.py 03 05        these
     python lessons/build.py --check      run nothing; exit 1 where a notebook's cells are not its source's
+    python lessons/build.py --form student --to FOLDER      notebooks for a class, without answers (forms.py);
+    python lessons/build.py --form teacher --to FOLDER      with answers, run, and the mistakes that each check names
 
 A source is a percent script: `# %%` opens a code cell, `# %% [markdown]` a text cell. Edit the source, never the
 notebook. A build fails, and leaves the old notebook as it was, when a cell raises, when a cell writes to stderr
@@ -32,7 +34,7 @@ c.IPKernelApp.log_level = 40
 # One BLAS thread: sums come out the same everywhere, and times that a lesson measures are those of one core.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1",
-    "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1",
+    "MINATTN_PROGRESS": "off", "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1",
 }
 
 
@@ -137,14 +139,46 @@ def write(notebook, target):
     os.replace(part, target)
 
 
+def in_form(source, form):
+    """The notebook of a lesson in one of the forms for a class."""
+    import forms
+    import nbformat
+
+    from minattn.core.errors import LessonError
+
+    try:
+        if form == "student":
+            return forms.student(nbformat.read(source.with_suffix(".ipynb"), as_version=4))
+        blank = read(source)
+        return forms.teacher(blank, execute(forms.filled(blank)))
+    except LessonError as error:
+        raise BuildError(str(error)) from error
+
+
+def new_folder(folder):
+    """An empty folder with all that the notebooks need beside them; what is there already is never written over."""
+    import forms
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BuildError(f"--to {folder}: there is something already; name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    forms.beside(HERE, folder)
+
+
 def main(argv=None):
     """Build or check; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("lesson", nargs="*", help="a lesson's number, such as 03; without any: all")
     parser.add_argument("--check", action="store_true", help="run nothing; exit 1 where notebook and source disagree")
+    parser.add_argument("--form", choices=("student", "teacher"), help="a form for a class; needs --to")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="a new folder for the notebooks in that form")
     options = parser.parse_args(argv)
+    if bool(options.form) != bool(options.to) or (options.form and options.check):
+        parser.error("--form and --to go together, and without --check")
     failed = 0
     try:
+        if options.to:
+            new_folder(options.to)
         if not options.check and not weights_here():
             print("SmolLM2 is not here, so the lessons read their stored maps; before a commit: minattn fetch smollm2")
         for source in sources(options.lesson):
@@ -155,7 +189,8 @@ def main(argv=None):
                 continue
             start = time.perf_counter()
             try:
-                write(execute(read(source)), source.with_suffix(".ipynb"))
+                built = in_form(source, options.form) if options.form else execute(read(source))
+                write(built, (options.to or HERE) / f"{source.stem}.ipynb")
                 print(f"{source.stem}: {time.perf_counter() - start:.1f} s", flush=True)
             except BuildError as error:
                 print(f"{source.stem}: {error}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`minattn learn`: the lessons in JupyterLab.
+"""`minattn learn`: the lessons in JupyterLab; their map, with what has passed; an answer checked, a lesson made fresh.
 
 From a clone they open in place. An installed package carries a copy of them, which is laid into a folder of the
 learner's own; what lies there already is never written over. The server listens on this machine alone and asks for
@@ -7,44 +7,74 @@ its token, whatever the user's own Jupyter settings say.
 import importlib.util
 import json
 import os
-import re
 import secrets
 from pathlib import Path
 from urllib.parse import quote
 
 from ..core.errors import DependencyError, OptionError
 from ..core.whole import write_whole
+from ..practice import notebook, progress
+from . import check, overview, reset
 
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED_FOLDER = "minattn-lessons"
-BUILDERS_ONLY = ("build.py", "[0-9][0-9]_*.py", "*.part", "*.pyc")    # a learner reads the notebooks, not their sources
+BUILDERS_ONLY = (                                                     # a learner reads the notebooks, not their sources
+    "[0-9][0-9]_*.py", "build.py", "forms.py", "glossary.py", "pages.py", "reading/*", "*.part", "*.pyc", "*.kept-*",
+)
 
 
 def add(commands):
     """Declare the command."""
-    parser = commands.add_parser("learn", help="open the lessons in JupyterLab")
+    parser = commands.add_parser("learn", help="open the lessons in JupyterLab, or check and reset their exercises")
     parser.add_argument("--folder", type=Path, help="work on a copy of the lessons in this folder (default: in place "
                         f"in a clone, else ./{INSTALLED_FOLDER}); what lies there is kept")
     parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
     parser.add_argument("--port", type=int, default=8888, help="first port to try (default: %(default)s)")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--map", action="store_true", help="print the map of the lessons and your progress, and stop")
+    instead.add_argument("--check", metavar="LESSON", help="check the exercises of a lesson, such as 03, and stop; "
+                         "exit code 0 only if all pass")
+    instead.add_argument("--reset", metavar="LESSON", help="bring a lesson back as it was shipped, with your answers in it; "
+                         "the notebook as it was is kept beside it")
+    instead.add_argument("--forget", action="store_true", help="erase what is kept of your progress")
+    parser.add_argument("--json", action="store_true", help="with --check: print JSON")
     parser.set_defaults(run=run)
 
 
 def run(options):
-    """Print the map of the lessons, lay out a copy where one is needed, and run JupyterLab until it is stopped."""
+    """Do what is asked instead, or print the map, lay out a copy where one is needed, and run JupyterLab until it stops."""
     if not 0 < options.port < 65536:
         raise OptionError(f"--port is {options.port}; a port is 1 to 65535")
+    if options.json and options.check is None:
+        raise OptionError("--json goes with --check: which lesson?")
+    if options.forget:
+        erased = progress.forget()
+        print(f"Erased {erased}" if erased else "There was no progress to erase")
+        return 0
     shipped, in_place = find_lessons()
     folder = options.folder if options.folder or in_place else Path(INSTALLED_FOLDER)
-    print(overview(shipped), end="\n\n")
-    if folder is None:
-        folder = shipped
-        print(f"Lessons: {folder}", flush=True)
-    else:
-        folder = Path(os.path.expanduser(folder)).absolute()
-        print(report(folder, *lay_out(shipped, folder)), flush=True)
-    serve(folder, port=options.port, browser=not options.no_browser)
+    place = shipped if folder is None else Path(os.path.expanduser(folder)).absolute()
+    if options.check is not None:
+        return run_check(overview.pick(shipped, options.check)[1], place, in_place, as_json=options.json)
+    if options.reset is not None:
+        _, source = overview.pick(shipped, options.reset)
+        print(reset.report(place / source.name, *reset.reset(source, place / source.name, clone=in_place)))
+        return 0
+    print(overview.overview(shipped, names=options.map))
+    if options.map:
+        return 0
+    print(f"\nLessons: {place}" if folder is None else f"\n{report(place, *lay_out(shipped, place))}", flush=True)
+    serve(place, port=options.port, browser=not options.no_browser)
     return 0
+
+
+def run_check(source, place, in_place, *, as_json):
+    """Print a verdict for each exercise of the lesson `source`, answered in the folder `place`; 0 if all pass, else 1."""
+    number, mine = overview.pick(place, source.name[:2])
+    verdicts = check.check(notebook.parse(reset.as_shipped(source, in_place), source.name), mine)
+    print(json.dumps({"lesson": number, "notebook": str(mine), "exercises": verdicts}, indent=1) if as_json
+          else check.table(verdicts))
+    return 0 if all(one["status"] == "pass" for one in verdicts) else 1
 
 
 def find_lessons():
@@ -55,17 +85,6 @@ def find_lessons():
     if (PACKAGE / "_lessons").is_dir():
         return PACKAGE / "_lessons", False
     raise DependencyError("this installation carries no lessons: install minattn again")
-
-
-def overview(folder):
-    """The map of the lessons: number, title, minutes, one line each."""
-    lines = []
-    for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
-        head = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
-        title = head.splitlines()[0].lstrip("# ").removeprefix(path.name[:2]).lstrip(" .:")
-        minutes = re.search(r"(\d+) minutes", head)
-        lines.append(f"  {path.name[:2]}  {title:<60} {minutes[1] + ' min' if minutes else '':>7}".rstrip())
-    return "\n".join(lines)
 
 
 def lay_out(shipped, folder):
@@ -114,7 +133,7 @@ def serve(folder, *, port, browser):
     from jupyterlab.labapp import LabApp
 
     root = PACKAGE.parent if folder == PACKAGE.parent / "lessons" else folder
-    first = next(iter(sorted(folder.glob("[0-9][0-9]_*.ipynb"))), folder).relative_to(root).as_posix()
+    first = next(iter(overview.lessons(folder).values()), folder).relative_to(root).as_posix()
     arguments = [
         "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", f"--ServerApp.root_dir={root}",
         f"--ServerApp.open_browser={browser}", f"--LabApp.default_url=/lab/tree/{quote(first)}",

@@ -55,3 +55,7 @@ class PlotError(MinattnError, ValueError):
 
 class DependencyError(MinattnError, ImportError):
     """An optional package is missing; the text names the extra that brings it."""
+
+
+class LessonError(MinattnError, ValueError):
+    """A lesson that cannot be read as a notebook, or an exercise in another form than a lesson's."""

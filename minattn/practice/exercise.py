@@ -14,6 +14,7 @@ import numpy as np
 
 from .arguments import arrays, brief, describe, half, widen
 from .compare import as_numbers, compare, differs, equal, same_numbers, tolerance
+from .progress import record
 from .result import Result
 from .trace import explain
 
@@ -80,7 +81,7 @@ class Exercise:
     views: bool = False
 
     def __call__(self, answer):
-        return run(self, answer)
+        return record(run(self, answer), self.lesson)
 
     def cases(self):
         """The same inputs every time."""
@@ -135,7 +136,8 @@ def run(exercise, answer):
     if not (answer is None or callable(answer)):
         message = f"The check takes the function itself, and calls it as {exercise.signature}; it was given {brief(answer)}."
         return Result(exercise.name, "fail", message)
-    all_seen, conduct = [], {}
+    all_seen: list[Seen] = []
+    conduct: dict[str, dict] = {}
     try:
         if answer is None:
             raise Blank
@@ -149,9 +151,9 @@ def run(exercise, answer):
         return Result(exercise.name, "fail", str(error))
     except Exception as error:
         return Result(exercise.name, "error", explain(error, exercise.signature))
-    if any(not equal(seen.raw[name], value, 0) for seen in all_seen for name, value in seen.found.items()):
+    if any(moved(seen.found, seen.raw, 0) for seen in all_seen):
         conduct["an earlier answer changes"] = {}
-    elif any(not equal(again.found.get(name), value, start.rtol) for name, value in start.found.items()):
+    elif moved(start.found, again.found, start.rtol):
         conduct["keeps state between calls"] = {}
     return judge(exercise, all_seen, conduct)
 
@@ -178,7 +180,13 @@ def attempt(exercise, answer, case, conduct, *, first):
     rtol = tolerance(*(array for _, array in before), *raw.values())
     letters = exercise.names()
     stages = tuple(compare(name, letters.get(name, ()), raw[name], value, rtol) for name, value in wanted.items() if name in raw)
-    return Seen(case, raw, copy.deepcopy(raw), wanted, rtol, stages)
+    found = {name: copy.deepcopy(value) if isinstance(value, np.ndarray | list) else value for name, value in raw.items()}
+    return Seen(case, raw, found, wanted, rtol, stages)
+
+
+def moved(before, after, rtol):
+    """Whether an array (or number) of `before` is another one in `after`."""
+    return any(as_numbers(value) is not None and not equal(value, after.get(name), rtol) for name, value in before.items())
 
 
 def judge(exercise, all_seen, conduct):
@@ -259,6 +267,6 @@ def unpack(exercise, came):
         if isinstance(came, tuple) and any(np.ndim(part) for part in came if isinstance(part, np.ndarray | list | tuple)):
             raise Wrapping(f"It returns a tuple of {len(came)}; {wanted} alone is wanted.")
         return {names[0]: came}
-    if not isinstance(came, tuple | list | np.ndarray) or np.ndim(came) == 0 or len(came) != len(names):
+    if not isinstance(came, tuple | list | np.ndarray) or getattr(came, "ndim", 1) == 0 or len(came) != len(names):
         raise Wrapping(f"It returns {brief(came)}; a tuple of {len(names)}, {wanted}, is wanted.")
     return dict(zip(names, came, strict=True))

@@ -1,0 +1,85 @@
+"""Which exercises have passed in a lesson: one small file on the learner's own machine, sent nowhere.
+
+    {"passed": {"01": ["attention", "softmax"], "03": ["causal_mask"]}}
+
+A check that passes in a notebook's kernel adds its name, once; a script, a test or `minattn learn --check` adds nothing.
+The file is `progress.json` in the folder of this system for a user's data, or the file that MINATTN_PROGRESS names;
+MINATTN_PROGRESS=off keeps none. `minattn learn --map` shows it, `minattn learn --forget` erases it.
+"""
+import json
+import os
+import sys
+from pathlib import Path
+
+from ..core.errors import LessonError
+from ..core.whole import write_whole
+
+_recorded = set()                                                     # by this process: a second pass reads no file
+
+
+def file():
+    """Where progress is kept, or None where MINATTN_PROGRESS=off."""
+    if chosen := os.environ.get("MINATTN_PROGRESS"):
+        return None if chosen == "off" else Path(os.path.expanduser(chosen))
+    if sys.platform == "darwin":
+        folder = "~/Library/Application Support"
+    elif sys.platform == "win32":
+        folder = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    else:
+        folder = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(os.path.expanduser(folder)) / "minattn" / "progress.json"
+
+
+def load():
+    """{lesson: set of the names that passed}; LessonError for a file that holds something else."""
+    path = file()
+    if path is None or not path.exists():
+        return {}
+    try:
+        passed = json.loads(path.read_text(encoding="utf-8"))["passed"]
+        return {str(lesson): {str(name) for name in names} for lesson, names in passed.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        what = f"{path} does not hold the progress of a course ({type(error).__name__}: {error})"
+        raise LessonError(f"{what}; erase it: minattn learn --forget") from error
+
+
+def record(result, lesson):
+    """`result`, after a pass in a notebook's kernel has been noted. Never raises: a full disk is no mistake of an answer."""
+    try:
+        key = str(file()), lesson, result.exercise
+        if result and key not in _recorded and _in_a_kernel() and file() is not None:
+            passed = load()
+            if result.exercise not in passed.setdefault(lesson, set()):
+                passed[lesson].add(result.exercise)
+                _save(passed)
+            _recorded.add(key)
+    except Exception:
+        pass
+    return result
+
+
+def forget():
+    """Erase the file; returns its path, or None where there was none."""
+    path = file()
+    _recorded.clear()
+    if path is None or not path.exists():
+        return None
+    try:
+        path.unlink()
+    except OSError as error:
+        raise LessonError(f"{path} cannot be erased: {error.strerror or error}") from error
+    return path
+
+
+def _save(passed):
+    path = file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lessons = {lesson: sorted(passed[lesson]) for lesson in sorted(passed)}
+    write_whole(path, (json.dumps({"passed": lessons}, indent=1) + "\n").encode())
+
+
+def _in_a_kernel():
+    """Whether this process is a notebook's: it has an IPython shell, and one that a kernel made."""
+    IPython = sys.modules.get("IPython")
+    shell = IPython.get_ipython() if IPython else None
+    return getattr(shell, "kernel", None) is not None
