@@ -15,7 +15,8 @@ _MACHINERY = {  # these declare no exercises
 
 @functools.cache
 def _found():
-    found, folder = {}, importlib.import_module(__package__)
+    found: dict[str, Exercise] = {}
+    folder = importlib.import_module(__package__ or "")
     for module in sorted(module.name for module in pkgutil.iter_modules(folder.__path__)):
         if module in _MACHINERY:
             continue
