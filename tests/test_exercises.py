@@ -13,8 +13,9 @@ LESSONS = Path(__file__).resolve().parents[1] / "lessons"
 UNCONVERTED = ("00", "01", "02", "03", "04", "05", "06", "07", "08", "09")      # in the older form; it shrinks to nothing
 
 NOTEBOOKS = {path.name[:2]: path for path in sorted(LESSONS.glob("[0-9][0-9]_*.ipynb")) if path.name.count(".") == 1}
-TASKS = [(number, task) for number, path in NOTEBOOKS.items() for task in notebook.tasks(notebook.read(path), path.name)]
-every_lesson = pytest.mark.parametrize("number", [number for number in NOTEBOOKS if number not in UNCONVERTED])
+CONVERTED = {number: path for number, path in NOTEBOOKS.items() if number not in UNCONVERTED}
+TASKS = [(number, task) for number, path in CONVERTED.items() for task in notebook.tasks(notebook.read(path), path.name)]
+every_lesson = pytest.mark.parametrize("number", CONVERTED)
 every_task = pytest.mark.parametrize(("number", "task"), TASKS, ids=[f"{number}-{task.check}" for number, task in TASKS])
 
 
