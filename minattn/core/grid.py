@@ -1,7 +1,7 @@
 """Where a mask is evaluated: at entries (`Grid`), or over whole tiles at once (`Tiles`).
 
-    i   position of a query          n   its index, 0 .. N-1          b   row of the batch
-    j   position of a key            s   its index, 0 .. S-1          h   query head
+    i   position of a query      n   index of a query, 0 .. N-1      b   row of the batch
+    j   position of a key        s   index of a key, 0 .. S-1        h   query head
 """
 from typing import NamedTuple
 

@@ -1,7 +1,7 @@
 """Mask: a rule on positions that says who may attend to whom. True = may attend.
 
-    i   position of a query          n   its index, 0 .. N-1          b   row of the batch
-    j   position of a key            s   its index, 0 .. S-1          h   query head
+    i   position of a query      n   index of a query, 0 .. N-1      b   row of the batch
+    j   position of a key        s   index of a key, 0 .. S-1        h   query head
 
 A rule is plain arithmetic on i and j (or b, h, i, j), written once for all sizes: `Mask(lambda i, j: (i - j) % 3 == 0)`.
 Masks combine with & | ~. Nothing of size N x S exists until somebody asks for it (`.dense`), and because the rule speaks
