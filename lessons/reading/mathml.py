@@ -48,6 +48,8 @@ def check_braces(latex):
             break
     if depth:
         raise MathError("braces do not balance")
+    if re.search(r"(?<!\\)[&#%]", latex) and r"\begin" not in latex:
+        raise MathError("& # % mean nothing outside of a table; a backslash makes them characters")
     if len(re.findall(r"\\left(?![a-z])", latex)) != len(re.findall(r"\\right(?![a-z])", latex)):
         raise MathError(r"\left and \right do not balance")
 

@@ -1,4 +1,4 @@
-"""A notebook into HTML: text, formulas, code, outputs, headings with anchors.
+"""A notebook, or a plain Markdown file, into HTML: text, formulas, code, outputs, headings with anchors.
 
 Nothing is run. What the committed notebook shows is what the page shows, and what cannot be shown ends the build with the
 lesson and the cell named (`PageError`).
@@ -22,7 +22,7 @@ class PageError(Exception):
 
 @dataclasses.dataclass
 class Lesson:
-    """One lesson as a page needs it: texts are HTML, files are {path in the site: bytes}."""
+    """What a page needs of one lesson: texts are HTML, files are {path in the site: bytes}. Plain Markdown has no minutes."""
 
     stem: str
     title: str = ""
@@ -35,9 +35,12 @@ class Lesson:
 
 
 def render(path, link):
-    """The notebook at `path`; `link(address)` gives what an address in its text becomes, and raises where it leads nowhere."""
+    """The notebook, or the Markdown file, at `path`.
+
+    `link(address)` gives what an address in its text becomes, and raises PageError where it leads nowhere.
+    """
     lesson, parts, before = Lesson(path.stem), [], ""
-    for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+    for number, cell in enumerate(cells(path)):
         source = "".join(cell["source"])
         try:
             if cell["cell_type"] == "markdown":
@@ -54,17 +57,23 @@ def render(path, link):
     return lesson
 
 
+def cells(path):
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text)["cells"] if path.suffix == ".ipynb" else [{"cell_type": "markdown", "source": text}]
+
+
 def head(lesson, path):
-    """Take title, minutes, difficulty and what one can do afterwards out of the first cell."""
+    """Take the title out of the text, and of a lesson minutes, difficulty and what one can do afterwards."""
     first = lesson.body.partition("</section>")[0]
-    found = {"title": re.search(r"<h1[^>]*>(.*?)</h1>", first), "minutes": re.search(r"(\d+) minutes", first),
-             "difficulty": re.search(r"difficulty:? (\w+)", first),
-             "after": re.search(r"able to.*?(<ul>.*?</ul>)", first, re.DOTALL)}
+    found = {"title": re.search(r"<h1[^>]*>(.*?)</h1>", first)}
+    if path.suffix == ".ipynb":
+        found["minutes"], found["difficulty"] = re.search(r"(\d+) minutes", first), re.search(r"difficulty:? (\w+)", first)
+        found["after"] = re.search(r"able to.*?(<ul>.*?</ul>)", first, re.DOTALL)
     missing = [name for name, match in found.items() if match is None]
     if missing:
-        raise PageError(f"{path.name}, cell 0: the head of the lesson does not give: {', '.join(missing)}")
-    lesson.title, lesson.difficulty, lesson.after = found["title"][1], found["difficulty"][1], found["after"][1]
-    lesson.minutes = int(found["minutes"][1])
+        raise PageError(f"{path.name}, cell 0: its head does not give: {', '.join(missing)}")
+    for name, match in found.items():
+        setattr(lesson, name, int(match[1]) if name == "minutes" else match[1])
 
 
 # --- text ---------------------------------------------------------------------------------------------------------
@@ -175,7 +184,10 @@ def description(before, source, number):
     """Words for who cannot see a picture: its own title, and what the paragraph above says to look for."""
     title = re.search(r"""(?:title=|_title\()"([^"{}]+)"(?=[,)])""", source)
     paragraphs = [text for text in re.split(r"\n\s*\n", before) if re.match(r"[\w*`\"'(]", text)]
-    above = re.sub(r"[*`$]|\]\([^)]*\)|\[", "", " ".join(paragraphs[-1].split())) if paragraphs else ""
-    above = above[max(0, above.find("What to look for")):]
+    above = " ".join(paragraphs[-1].split()) if paragraphs else ""
+    for mark_up, words in ((r"\[([^\]]*)\]\([^)]*\)", r"\1"), (r"\\(?:mathrm|text)\{(\w+)\}", r"\1"), (r"\\", " "), (r"[*`$]", "")):
+        above = re.sub(mark_up, words, above)
+    look = re.search(r"What to look for|In the picture|The picture|(?<![\w,:] )Look\b", above)
+    above = above[look.start() if look else 0:]
     words = ". ".join(filter(None, (f"Figure of cell {number}", title and title[1], above)))
     return words if len(words) <= ALT_LENGTH else f"{words[:ALT_LENGTH].rpartition(' ')[0]} ..."
