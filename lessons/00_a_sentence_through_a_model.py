@@ -27,6 +27,7 @@ import numpy as np
 
 import course
 import minattn as ma
+from minattn.practice import check
 
 m = course.model()
 s = course.real("sentence")
@@ -210,6 +211,8 @@ most = maps[:, :, it].argmax(axis=-1)
 for n in range(it + 1):
     print(f"{tokens[n]:9} mean weight {mean[n]:.2f}   first choice of {(most == n).sum():3} heads")
 assert np.allclose(mean[[0, cat]], [0.48, 0.05], atol=0.01)
+assert round(float(maps[1, 2, it, it - 1]), 2) == 0.94                # exercises 3 and 4 come back to this head
+assert np.trace(maps, -1, 2, 3).argsort(axis=None)[-2:].tolist() == [1 * 9 + 2, 16 * 9 + 0]
 
 # %% [markdown]
 # Almost half of the weight goes to the first token, and a twentieth to *cat*. The weights must sum to 1, so a head that
@@ -247,29 +250,42 @@ print(s.prompt + "|" + s.written)
 #
 # A matrix product takes one multiplication and one addition, 2 FLOPs (floating-point operations), for each of its weights
 # and each token. Looking takes $2 N S D$ FLOPs a head for the scores and as many for the average. (GFLOP: $10^9$ FLOPs.)
+# The bytes are those of the maps, and of the weights that the matrices read.
 
 # %%
 c = config
-weights = c.n_parameters - (2 * c.layers + 1) * c.dim  # a norm is no matrix
-matrices = 2 * weights * N
-looking = 4 * N * N * c.head_dim * c.heads * c.layers
-print(f"{N} tokens: {matrices / 1e9:.2f} GFLOP in matrices, {looking / 1e9:.4f} GFLOP in looking")
+weights = c.n_parameters - (2 * c.layers + 1) * c.dim                 # a norm is no matrix
+looking = 4 * N * N * c.head_dim * c.heads
+pairs = c.heads * N * N * 4                         # one float32 for each head, query and key
+rows = [("looking, layer 13", looking, pairs, course.seconds(lambda: ma.attention(s.q, s.k, s.v, causal=True), repeats=20)),
+        ("looking, 30 layers", looking * c.layers, pairs * c.layers, None),
+        ("matrices, 30 layers", 2 * weights * N, 4 * weights, None),
+        ("the whole model", 2 * weights * N + looking * c.layers, 4 * weights, m and course.seconds(lambda: m.forward(s.ids)))]
+print(f"{N} tokens               GFLOP         MB   measured here")
+for name, flops, size, took in rows:
+    print(f"{name:20} {flops / 1e9:8.4f} {size / 1e6:10.3f}   {f'{took * 1e3:.2f} ms' if took else ''}")
 equal = weights / (2 * c.head_dim * c.heads * c.layers)
-print(f"looking grows with N * N: it catches up at N = {equal:,.0f} tokens")
-took = course.seconds(lambda: ma.attention(s.q, s.k, s.v, causal=True), repeats=20)
-print(f"measured here: {took * 1e3:7.2f} ms for the attention of layer 13")
-if m:
-    took = course.seconds(lambda: m.forward(s.ids))
-    print(f"               {took * 1e3:7.2f} ms for the whole model")
+print(f"\nlooking grows with N * N: it catches up with the matrices at N = {equal:,.0f} tokens")
 
 # %% [markdown]
 # ## 9. Exercises
 #
-# **Exercise 1.** Write `looks_at(w, n)`: the index of the key that query n of the map w (N, S) looks at most.
+# Replace `return None` and run the cell. The check calls your function on arrays of its own and says what it finds; where the
+# answer is a known mistake, it names the mistake. An exercise left blank breaks nothing.
+
+# %% [markdown]
+# **1 (easy).** Write `looks_at(w, n)`: the index of the key that query n of the map w (N, S) looks at most. Comes in: an
+# array and a number. Comes out: one index.
 #
 # <details><summary>Hint</summary>
 #
-# Row n of the map is `w[n]`; NumPy has a function for the position of the largest entry.
+# Queries go down: row n of the map is `w[n]`.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# NumPy has a function for the largest entry, `max`, and one for the *place* of the largest entry.
 #
 # </details>
 #
@@ -284,24 +300,61 @@ if m:
 
 # %%
 def looks_at(w, n):
-    return None                                                       # fill in the blank
+    """w (N, S), n -> s"""
+    return None
 
 
-found = [looks_at(w[8].copy(), n) for n in (it, 8)]
-if None in found:
-    print("fill in the blank")
-else:
-    names = [s.tokens[n].strip() for n in found]
-    assert names == ["cat", "mat"], f"'it' looks at cat and 'was' at mat, not at {names}"
-    print("pass")
+check.looks_at(looks_at)
 
 # %% [markdown]
-# **Exercise 2.** Which of the 270 heads gives the most weight from *it* to the word just before it, *because*? Write
-# `strongest(maps, n, s)`: the layer and the head with the largest weight from query n to key s.
+# **2 (easy).** Write `mix(weights, values)`: the values (S, Dv) averaged with the weights (S,). Comes out: one vector
+# (Dv,), as `mixed` in section 3.
 #
 # <details><summary>Hint</summary>
 #
-# `maps[:, :, n, s]` has shape (layers, H). `np.unravel_index` turns a flat index into two.
+# Each value counts as much as its weight, and the results are summed. The weights sum to 1 already.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# A loop over the keys does it. So does one `@`: a vector of S numbers times a matrix of S rows.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def mix(weights, values):
+#     return weights @ values
+# ```
+#
+# Number d of the answer is the sum over the keys of weight times value d: that is what a matrix product computes.
+#
+# </details>
+
+# %%
+def mix(weights, values):
+    """weights (S,), values (S, Dv) -> (Dv,)"""
+    return None
+
+
+check.mix(mix)
+
+# %% [markdown]
+# **3 (medium).** Which of the 270 heads gives the most weight from *it* to the word just before it, *because*? Write
+# `strongest(maps, n, s)`: the layer and the head, as a tuple, whose weight from query n to key s is the largest. The maps
+# are (layers, H, N, S).
+#
+# <details><summary>Hint</summary>
+#
+# `maps[:, :, n, s]` has shape (layers, H).
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `argmax` gives a flat index; `np.unravel_index(flat, shape)` turns it into two.
 #
 # </details>
 #
@@ -313,23 +366,55 @@ else:
 #     return np.unravel_index(weights.argmax(), weights.shape)
 # ```
 #
-# It is 1.2, with 0.94: a head that looks at the previous token.
+# On the maps of section 6, `strongest(maps, it, it - 1)` is (1, 2), with a weight of 0.94: a head that looks at the
+# previous token.
 #
 # </details>
 
 # %%
 def strongest(maps, n, s):
-    return None                                                       # fill in the blank
+    """maps (layers, H, N, S), n, s -> (layer, head)"""
+    return None
 
 
-assert round(float(maps[1, 2, it, it - 1]), 2) == 0.94
-found = [strongest(maps.copy(), it, key) for key in (cat, it - 1)]
-if None in found:
-    print("fill in the blank")
-else:
-    assert tuple(found[0]) == (13, 8), f"'it' looks most at 'cat' in 13.8, not in {found[0]}"
-    assert tuple(found[1]) == (1, 2), f"'it' looks most at 'because' in 1.2, not in {found[1]}"
-    print("pass")
+check.strongest(strongest)
+
+# %% [markdown]
+# **4 (hard).** Does head 1.2 always look at the previous token? Write `previous_token(maps)`: for each layer and head the
+# mean weight of a query on the token just before it. The maps are (layers, H, N, N), the answer is (layers, H).
+#
+# <details><summary>Hint</summary>
+#
+# The weights wanted are `maps[:, :, 1, 0]`, `maps[:, :, 2, 1]`, `maps[:, :, 3, 2]` and so on. How many are there?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# They are the diagonal just below the main one. The first query has no token before it and does not count.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def previous_token(maps):
+#     below = np.diagonal(maps, offset=-1, axis1=2, axis2=3)
+#     return below.mean(axis=-1)
+# ```
+#
+# `np.diagonal` puts the diagonal last: (layers, H, N - 1), and the mean divides by N - 1. On the maps of section 6 the
+# largest mean is that of head 16.0; 1.2 comes second. One row of one sentence is thin evidence for what a head does.
+#
+# </details>
+
+# %%
+def previous_token(maps):
+    """maps (layers, H, N, N) -> (layers, H)"""
+    return None
+
+
+check.previous_token(previous_token)
 
 # %% [markdown]
 # ## 10. Three questions
