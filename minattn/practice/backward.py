@@ -133,7 +133,7 @@ softmax_backward = Exercise(
         Wrong("not multiplied by p", lambda p, dp: dp - (p * dp).sum(axis=-1, keepdims=True),
               "A hidden key has weight 0. What is its ds?"),
         Wrong("the sign turned", lambda p, dp: -_through_softmax()(p, dp),
-              "A key whose dp is above the average of its row: should its score rise or fall?"),
+              "A key whose dp is above the average of its row: when its score grows, does the loss?"),
     ],
 )  # fmt: skip
 
@@ -211,7 +211,7 @@ tile_backward = Exercise(
               "lse is the logarithm of the sum. What is subtracting it inside the exp the same as?"),
         Wrong("gradient of the scores before the scale", _tile(slope=lambda D: D**-0.5),
               "ds belongs to the scaled scores. Who takes the scale then, and when?"),
-        Wrong("the sign of ds turned", _tile(slope=lambda D: -1.0), "Should a score with dp above delta rise or fall?"),
+        Wrong("the sign of ds turned", _tile(slope=lambda D: -1.0), "If dp is above delta, does the loss grow with the score?"),
     ],
 )  # fmt: skip
 
@@ -291,6 +291,6 @@ flash_backward = Exercise(
         Wrong("heads tiled, not repeated", _flash(kv_head=lambda h, H, G: h % G),
               "Which KV head does query head 1 read when H = 4 and G = 2?"),
         Wrong("the sign turned in dq and dk", _flash(for_q=lambda D: -(D**-0.5), for_k=lambda D: -(D**-0.5)),
-              "A key whose dp is above delta: should its score rise or fall?"),
+              "A key whose dp is above delta: when its score grows, does the loss?"),
     ],
 )  # fmt: skip
