@@ -1,0 +1,119 @@
+"""Progress: kept where it should be, by a notebook's kernel alone, whole or not at all, and never in the way."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from minattn.core.errors import LessonError
+from minattn.practice import check, progress
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """The path of a progress file that is not there yet; this process counts as a kernel."""
+    path = tmp_path / "a" / "b" / "progress.json"
+    monkeypatch.setenv("MINATTN_PROGRESS", str(path))
+    monkeypatch.setattr(progress, "_in_a_kernel", lambda: True)
+    progress._recorded.clear()
+    return path
+
+
+def right(name):
+    return check.all()[name].reference
+
+
+def test_a_pass_is_kept_once_and_nothing_else_is(kept, monkeypatch):
+    lesson = check.softmax.lesson
+    check.softmax(lambda scores: None)
+    check.softmax(lambda scores: scores)
+    assert not kept.exists()
+    assert check.softmax(right("softmax"))
+    assert json.loads(kept.read_text()) == {"passed": {lesson: ["softmax"]}}
+    assert progress.load() == {lesson: {"softmax"}}
+    monkeypatch.setattr(progress, "_save", None)                      # a second pass writes no more, and another process neither
+    assert check.softmax(right("softmax"))
+    progress._recorded.clear()
+    assert check.softmax(right("softmax"))
+
+
+def test_what_others_kept_stays(kept):
+    kept.parent.mkdir(parents=True)
+    kept.write_text('{"passed": {"77": ["b", "a"]}}')
+    check.softmax(right("softmax"))
+    assert progress.load() == {"77": {"a", "b"}, check.softmax.lesson: {"softmax"}}
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_outside_of_a_kernel_nothing_is_kept(kept, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("MINATTN_PROGRESS", str(kept))
+    assert check.softmax(right("softmax"))
+    assert not kept.exists()
+
+
+def test_a_kernel_is_told_from_a_terminal(monkeypatch):
+    for shell, is_kernel in [(None, False), (SimpleNamespace(), False), (SimpleNamespace(kernel=object()), True)]:
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
+        assert progress._in_a_kernel() is is_kernel
+    monkeypatch.delitem(sys.modules, "IPython")
+    assert progress._in_a_kernel() is False
+
+
+def test_off_keeps_none(kept, monkeypatch):
+    monkeypatch.setenv("MINATTN_PROGRESS", "off")
+    assert check.softmax(right("softmax"))
+    assert progress.file() is None
+    assert progress.load() == {}
+    assert progress.forget() is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"passed": [1]}', '{"passed": {"01": 3}}', "{}", "\xff"])
+def test_another_file_is_refused_and_left_alone_and_no_check_fails_for_it(kept, text):
+    kept.parent.mkdir(parents=True)
+    kept.write_text(text, encoding="latin-1")
+    assert check.softmax(right("softmax"))
+    assert kept.read_text(encoding="latin-1") == text
+    with pytest.raises(LessonError, match="minattn learn --forget"):
+        progress.load()
+
+
+def test_a_full_disk_is_no_mistake_of_an_answer(kept, monkeypatch):
+    def full(source, target):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("minattn.core.whole.os.replace", full)
+    assert check.softmax(right("softmax"))
+    assert list(kept.parent.iterdir()) == []
+
+
+def test_forget_erases(kept):
+    assert progress.forget() is None
+    check.softmax(right("softmax"))
+    assert progress.forget() == kept
+    assert not kept.exists()
+    assert check.softmax(right("softmax"))
+    assert kept.exists()
+
+
+def test_the_place_is_the_systems_own_for_data(monkeypatch, tmp_path):
+    for name in ("MINATTN_PROGRESS", "XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    places = {"linux": ".local/share", "darwin": "Library/Application Support", "win32": "AppData/Local"}
+    for system, place in places.items():
+        monkeypatch.setattr(progress.sys, "platform", system)
+        assert progress.file() == tmp_path / place / "minattn" / "progress.json"
+    monkeypatch.setattr(progress.sys, "platform", "linux")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "x"))
+    assert progress.file() == tmp_path / "x" / "minattn" / "progress.json"
+    monkeypatch.setenv("MINATTN_PROGRESS", "~/p.json")
+    assert progress.file() == Path(tmp_path, "p.json")
+
+
+def test_importing_writes_nothing(tmp_path):
+    code = "from minattn.practice import check; check.softmax(lambda scores: None)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"HOME": str(tmp_path)}, timeout=120)
+    assert list(tmp_path.iterdir()) == []
