@@ -28,6 +28,7 @@ import numpy as np
 
 import course
 import minattn as ma
+from minattn.practice import check
 
 np.set_printoptions(precision=2, suppress=True)
 tokens, x = course.TOKENS, course.X                 # N = 4 tokens, E = 4 numbers each
@@ -141,6 +142,7 @@ def attend(q, k, v):
 out, w = attend(q, k, v)
 assert np.allclose(w[sat], weights)
 assert np.allclose(out[sat], mixed)
+assert (k @ k[tokens.index("down")]).argmax() == np.linalg.norm(k, axis=-1).argmax() == sat     # see exercise 2
 print("weights, queries down, keys across:", w, "\nsums of the rows:", w.sum(axis=-1), sep="\n")
 
 # %% [markdown]
@@ -248,11 +250,92 @@ for length in (1_000, 10_000, 100_000):
 # %% [markdown]
 # ## 9. Exercises
 #
-# **Exercise 1.** Write `softmax(scores)` for scores (N, S): over the keys, without overflow.
+# Replace `return None` and run the cell. The check calls your function on arrays of its own, of several sizes; where the answer
+# is a known mistake, it names the mistake.
+
+# %% [markdown]
+# **1 (easy).** Write `scaled_scores(q, k)`: from q (N, D) and k (S, D) the scaled scores (N, S), a row for each query.
 #
 # <details><summary>Hint</summary>
 #
-# `scores.max(axis=-1, keepdims=True)` has shape (N, 1) and can be subtracted from each row.
+# A score is a dot product of a row of q with a row of k. Section 3 has all of them in one matrix product.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# Divide by the root of the number of products that one score sums up: that is the length of the *last* axis of q.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def scaled_scores(q, k):
+#     return q @ k.T / np.sqrt(q.shape[-1])
+# ```
+#
+# </details>
+
+# %%
+def scaled_scores(q, k):
+    """q (N, D), k (S, D) -> (N, S)"""
+    return None
+
+
+check.scaled_scores(scaled_scores)
+
+# %% [markdown]
+# **2 (easy).** The longer the arrow that a query is, the more one key wins. Write `ask(key, length)`: a query (D,) that
+# points the way `key` (D,) points and has the given length, the root of the sum of its squares. (Used on the key of *down*,
+# a long query gets nearly the value of one token alone. Which?)
+#
+# <details><summary>Hint</summary>
+#
+# `np.linalg.norm(key)` is the length that the key has.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# First make an arrow of length 1 that points the same way, then give it the length wanted.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def ask(key, length):
+#     return key / np.linalg.norm(key) * length
+# ```
+#
+# A long query on the key of *down* gets the value of *sat*: a dot product rewards long keys, and the key of *sat* is much
+# the longest.
+#
+# </details>
+
+# %%
+def ask(key, length):
+    """key (D,), a number -> (D,)"""
+    return None
+
+
+check.ask(ask)
+
+# %% [markdown]
+# **3 (medium).** Write `softmax(scores)` for scores (N, S): weights (N, S) over the keys, right at any size of the scores.
+# A score of $-\infty$ gets the weight 0; every row has at least one other.
+#
+# <details><summary>Hint</summary>
+#
+# Section 4 has both mistakes that are to be avoided, and the mend for the second.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `scores.max(axis=-1, keepdims=True)` has shape (N, 1) and can be subtracted from each row. Do not write it back into
+# `scores`: the array belongs to the caller.
 #
 # </details>
 #
@@ -264,62 +347,57 @@ for length in (1_000, 10_000, 100_000):
 #     return powers / powers.sum(axis=-1, keepdims=True)
 # ```
 #
+# The largest power is 1, so nothing overflows and no sum is 0.
+#
 # </details>
 
 # %%
 def softmax(scores):
-    return None                                                       # fill in the blank
+    """(N, S) -> (N, S)"""
+    return None
 
 
-rng = np.random.default_rng(1)
-tries = [rng.standard_normal((3, 5)), 700 * rng.standard_normal((2, 7))]
-answers = [softmax(scores.copy()) for scores in tries]
-if any(answer is None for answer in answers):
-    print("fill in the blank")
-else:
-    for answer, scores in zip(answers, tries, strict=True):
-        assert np.allclose(answer.sum(-1), 1), f"rows sum to {answer.sum(-1)}, not to 1"
-        assert np.allclose(answer, ma.softmax(scores)), "rows sum to 1, but the weights are others"
-    print("pass")
+check.softmax(softmax)
 
 # %% [markdown]
-# **Exercise 2.** The longer the arrow that a query is, the more one key wins. Write `ask(key, length)`: a query that points the
-# way `key` points and has the given length (the root of the sum of its squares). Used on the key of *down*, a long query gets
-# nearly the value of one token alone. Which?
+# **4 (medium).** Write `attention(q, k, v)` whole: q (N, D), k (S, D), v (S, Dv) come in, the output (N, Dv) comes out. If
+# you return a dictionary, such as `{"scaled": ..., "weights": ..., "out": ...}`, the check compares each stage, and you see
+# which one is the first to differ.
 #
 # <details><summary>Hint</summary>
 #
-# Divide the key by its length, `np.linalg.norm(key)`, and multiply by the wanted one.
+# Three steps: scores, softmax, average. The first two are exercises 1 and 3.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# Some of the scores are in the hundreds, so the largest one of each row has to be subtracted here too. The average of all
+# queries is one matrix product of weights (N, S) and values (S, Dv).
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
 # ```python
-# def ask(key, length):
-#     return key / np.linalg.norm(key) * length
+# def attention(q, k, v):
+#     scaled = q @ k.T / np.sqrt(q.shape[-1])
+#     powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+#     weights = powers / powers.sum(axis=-1, keepdims=True)
+#     return {"scaled": scaled, "weights": weights, "out": weights @ v}
 # ```
 #
-# It gets the value of *sat*, not of *down*: a dot product rewards long keys, and the key of *sat* is much the longer one.
+# N, S, D and Dv are all different in the check, so a transposed or a wrongly read axis cannot hide.
 #
 # </details>
 
 # %%
-def ask(key, length):
-    return None                                                       # fill in the blank
+def attention(q, k, v):
+    """q (N, D), k (S, D), v (S, Dv) -> (N, Dv)"""
+    return None
 
 
-down = tokens.index("down")
-queries = [ask(k[down].copy(), length) for length in (1.0, 30.0)]
-if any(query is None for query in queries):
-    print("fill in the blank")
-else:
-    lengths = np.linalg.norm(queries, axis=-1)
-    assert np.allclose(lengths, [1, 30]), f"the lengths should be 1 and 30, not {lengths}"
-    scores = queries @ k[down]
-    assert np.allclose(scores, lengths * np.linalg.norm(k[down])), "it should point the way of the key"
-    best = ma.attention_weights(queries[1][None], k)[0].argmax()
-    print("pass; the long query looks at", tokens[best])
+check.attention(attention)
 
 # %% [markdown]
 # ## 10. Three questions

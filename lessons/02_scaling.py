@@ -27,6 +27,7 @@ import numpy as np
 
 import course
 import minattn as ma
+from minattn.practice import check
 
 np.set_printoptions(precision=3, suppress=True)
 rng = np.random.default_rng(0)
@@ -284,26 +285,39 @@ assert real.scales[real.losses.argmin()] == 1 / 8
 # ## 7. What it costs
 #
 # N S multiplications beside the $2 N S D$ FLOPs of the scores: one part in 128 at D = 64. In NumPy it costs more than that,
-# since it walks through all scores once more; folded into q, it is next to nothing.
+# since it reads and writes all scores once more ("MB more"); folded into q, it is next to nothing.
 
 # %%
 N, D = 1024, 64
 q, k = np.random.default_rng(0).standard_normal((2, N, D)).astype(np.float32)
 tau = np.float32(1 / 8)
-runs = {"scores alone": lambda: q @ k.T, "scores, then scaled": lambda: (q @ k.T) * tau,
-        "q scaled, then scores": lambda: (q * tau) @ k.T}
-for name, run in runs.items():
-    print(f"{name:22} {course.seconds(run, repeats=20) * 1e3:6.2f} ms")
+products = 2 * N * N * D                            # FLOPs
+runs = {"scores alone": (lambda: q @ k.T, products, 0),
+        "scores, then scaled": (lambda: (q @ k.T) * tau, products + N * N, 2 * N * N),
+        "q scaled, then scores": (lambda: (q * tau) @ k.T, products + N * D, 2 * N * D)}
+print(f"N = S = {N}, D = {D}         MFLOP   MB more   measured here")
+for name, (run, flops, moved) in runs.items():
+    print(f"{name:22} {flops / 1e6:10.2f} {moved * 4 / 1e6:9.2f} {course.seconds(run, repeats=20) * 1e3:9.2f} ms")
 
 # %% [markdown]
 # ## 8. Exercises
 #
-# **Exercise 1.** If the numbers of q have standard deviation a and those of k have b, by what should scores be divided to have
+# Replace `return None` and run the cell. The check calls your function on arrays of its own, of several sizes; where the answer
+# is a known mistake, it names the mistake.
+
+# %% [markdown]
+# **1 (easy).** The numbers of q have standard deviation a, those of k have b. By what must the scores be divided to have
 # standard deviation 1? Write `divisor(D, a, b)`.
 #
 # <details><summary>Hint</summary>
 #
-# One product then has variance a² b², and D of them are summed.
+# Section 1 with other variances: what is the variance of *one* product?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# One product has variance $a^2 b^2$, and the variances of D of them add up. The standard deviation is the root.
 #
 # </details>
 #
@@ -318,47 +332,120 @@ for name, run in runs.items():
 
 # %%
 def divisor(D, a, b):
-    return None                                                       # fill in the blank
+    """three numbers -> a number"""
+    return None
 
 
-tries = [(64, 1.0, 1.0), (100, 2.0, 0.7), (7, 0.3, 5.0)]
-answers = [divisor(*each) for each in tries]
-if None in answers:
-    print("fill in the blank")
-else:
-    rng = np.random.default_rng(3)
-    for (D, a, b), answer in zip(tries, answers, strict=True):
-        scores = a * rng.standard_normal((300, D)) @ (b * rng.standard_normal((300, D))).T / answer
-        std = scores.std()
-        assert abs(std - 1) < 0.1, f"D = {D}, a = {a}, b = {b}: the standard deviation is {std:.2f}"
-    print("pass")
+check.divisor(divisor)
 
 # %% [markdown]
-# **Exercise 2.** A multi-head layer has E = 576 and 9 heads. Somebody divides by $\sqrt{576}$. By what factor are the scores of a
-# head wrong? Write it as `factor`.
+# **2 (easy).** A multi-head layer is E wide and has H heads of equal size, each with scores of its own. Write
+# `head_scale(E, H)`: the number with which the scores of one head are *multiplied*.
 #
 # <details><summary>Hint</summary>
 #
-# A head's dot products have D = E / H terms.
+# How many numbers does the query of one head have?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# D = E / H, and the scale is 1 divided by a root.
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
 # ```python
-# factor = np.sqrt(64) / np.sqrt(576)           # 1/3: three times too small
+# def head_scale(E, H):
+#     return 1 / np.sqrt(E / H)
 # ```
+#
+# SmolLM2 has E = 576 and H = 9, so D = 64 and the scale is 1/8. Dividing by the root of 576 instead makes all scores three
+# times too small.
 #
 # </details>
 
 # %%
-factor = None                                                         # fill in the blank
+def head_scale(E, H):
+    """two integers -> a number"""
+    return None
 
-if factor is None:
-    print("fill in the blank")
-else:
-    assert np.isclose(factor, 1 / 3), f"D = 64: q.k / 8 is right, theirs is q.k / 24; not {factor}"
-    print("pass")
+
+check.head_scale(head_scale)
+
+# %% [markdown]
+# **3 (medium).** ds (N, S) holds the slopes of the loss by the *scaled* scores. What are its slopes by q? Write
+# `query_gradient(ds, k)` for k (S, D): it returns dq (N, D).
+#
+# <details><summary>Hint</summary>
+#
+# The scaled score of query n and key s is scale · (q[n] @ k[s]). What is its slope by q[n]?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# The slope is scale · k[s]. Every key pushes query n along itself, ds[n, s] times as hard, and the pushes add up.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def query_gradient(ds, k):
+#     return ds @ k / np.sqrt(k.shape[-1])
+# ```
+#
+# This is the factor 1/32 of section 4: the scale stands between q and the scores, so it stands in the gradient, once.
+#
+# </details>
+
+# %%
+def query_gradient(ds, k):
+    """ds (N, S), k (S, D) -> dq (N, D)"""
+    return None
+
+
+check.query_gradient(query_gradient)
+
+# %% [markdown]
+# **4 (hard).** Section 3 measures the size of J, the root of the sum of its squares, by forming S · S slopes for each
+# query. Write `slopes_size(w)` for a whole map w (N, S): the N sizes, from sums over the keys alone, without forming any J.
+#
+# <details><summary>Hint</summary>
+#
+# The square of a slope on the diagonal is $(w_i - w_i^2)^2$, and of one beside it $w_i^2 w_j^2$. Write down the sum of all
+# of them.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# The fourth powers cancel. What is left needs only the sum of $w^2$ and the sum of $w^3$ of each row.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def slopes_size(w):
+#     second, third = (w**2).sum(axis=-1), (w**3).sum(axis=-1)
+#     return np.sqrt(second - 2 * third + second**2)
+# ```
+#
+# The squares on the diagonal are $w_i^2 - 2 w_i^3 + w_i^4$; those beside it sum to $(\sum_i w_i^2)^2$ less all $w_i^4$. A
+# one-hot row gives 1 - 2 + 1 = 0: nothing is learned there.
+#
+# </details>
+
+# %%
+def slopes_size(w):
+    """(N, S) -> (N,)"""
+    return None
+
+
+check.slopes_size(slopes_size)
 
 # %% [markdown]
 # ## 9. Three questions

@@ -25,6 +25,7 @@ import numpy as np
 
 import course
 import minattn as ma
+from minattn.practice import check
 
 np.set_printoptions(precision=2, suppress=True)
 tokens = course.TOKENS
@@ -357,11 +358,14 @@ assert loss["last(31) | first(1)"] < loss["last(16)"] < loss["last(32)"]
 length = 1024
 a, b, c = np.random.default_rng(0).standard_normal((3, 1, length, 64)).astype(np.float32)
 tries = {"no mask": None, "causal": ma.masks.causal(), "last(64)": ma.masks.last(64)}
+print("            visible    MFLOP      MFLOP    MB of   measured\n"
+      "              pairs   needed   computed   scores       here")
 for name, mask in tries.items():
     pairs = length**2 if mask is None else mask.dense(length, length).sum()
     took = course.seconds(lambda mask=mask: ma.attention(a, b, c, mask=mask), repeats=20)
-    print(f"{name:10} {pairs / length**2:6.1%} of the pairs, {took * 1e3:6.1f} ms")
-print(f"the mask as an array: {length * length / 1e6:.1f} MB; as a rule: none until it is asked for")
+    needed, computed = 4 * 64 * pairs / 1e6, 4 * 64 * length**2 / 1e6
+    print(f"{name:10} {pairs / length**2:8.1%} {needed:8.1f} {computed:10.1f} {4 * length**2 / 1e6:8.1f} {took * 1e3:7.1f} ms")
+print(f"\nthe mask as an array: {length * length / 1e6:.1f} MB; as a rule: none until it is asked for")
 
 # %% [markdown]
 # To save the work as well, a program has to go through the scores in tiles and skip those that are hidden whole. That is what
@@ -370,11 +374,58 @@ print(f"the mask as an array: {length * length / 1e6:.1f} MB; as a rule: none un
 # %% [markdown]
 # ## 11. Exercises
 #
-# **Exercise 1.** Write a rule: a query sees itself and every second token before it (distances 0, 2, 4, ...).
+# Replace `return None` and run the cell. The check calls your function on arrays of its own, of several sizes; where the answer
+# is a known mistake, it names the mistake.
+
+# %% [markdown]
+# **1 (easy).** Write `causal_mask(N, S)`: booleans (N, S), True where a query may look. The *last query stands at the last
+# key*, so query n is at position S - N + n. Where N is larger than S, the first queries see nothing.
 #
 # <details><summary>Hint</summary>
 #
-# `i` and `j` are arrays: use `&` instead of `and`, with brackets around each comparison.
+# Give the queries their positions as a column, the keys theirs as a row, and compare.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `np.arange(S - N, S)[:, None]` is the column. A token sees itself.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def causal_mask(N, S):
+#     i, j = np.arange(S - N, S)[:, None], np.arange(S)
+#     return j <= i
+# ```
+#
+# `np.tril(np.ones((N, S), bool))` gives the same only where N = S: it puts the first query at the first key.
+#
+# </details>
+
+# %%
+def causal_mask(N, S):
+    """two lengths -> bool (N, S)"""
+    return None
+
+
+check.causal_mask(causal_mask)
+
+# %% [markdown]
+# **2 (easy).** Write a rule `every_second(i, j)`: a query at i sees itself and every second token before it, the distances
+# 0, 2, 4 and so on. i (N, 1) and j (S,) are arrays of positions; booleans (N, S) come out.
+#
+# <details><summary>Hint</summary>
+#
+# Use `&` instead of `and`, with brackets around each comparison.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# Two conditions on the distance `i - j`: its sign, and its remainder when divided by 2.
 #
 # </details>
 #
@@ -385,29 +436,105 @@ print(f"the mask as an array: {length * length / 1e6:.1f} MB; as a rule: none un
 #     return (j <= i) & ((i - j) % 2 == 0)
 # ```
 #
+# `ma.Mask(every_second)` draws itself.
+#
 # </details>
 
 # %%
 def every_second(i, j):
-    return None                                                       # fill in the blank
+    """positions (N, 1) and (S,) -> bool (N, S)"""
+    return None
 
 
-if every_second(3, 1) is None:
-    print("fill in the blank")
-else:
-    for n, s in [(5, 5), (3, 7), (1, 4)]:           # the last query stands at the last key
-        want = [[j in range(i, -1, -2) for j in range(s)] for i in range(s - n, s)]
-        given = ma.Mask(every_second).dense(n, s)
-        assert np.array_equal(given, want), f"wrong for N = {n}, S = {s}"
-    print("pass")
+check.every_second(every_second)
 
 # %% [markdown]
-# **Exercise 2.** Write `masked_softmax(scores, may)`, both (N, S): weights over the visible keys, and zeros for a row that sees
-# none.
+# **3 (medium).** Write `window_mask(N, S, n)`: booleans (N, S) in which each query sees the n latest keys up to its own
+# position, itself included. The last query stands at the last key.
 #
 # <details><summary>Hint</summary>
 #
-# For a row of -inf the largest score is -inf; subtract 0 instead. At the end, divide by 1 where the sum is 0.
+# It is the causal mask and one more condition on the distance.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# n keys with itself: which is the largest distance that is still seen? Check the edge with n = 1, where a token sees itself
+# alone.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def window_mask(N, S, n):
+#     i, j = np.arange(S - N, S)[:, None], np.arange(S)
+#     return (j <= i) & (i - j < n)
+# ```
+#
+# The distances are 0 to n - 1. With `<=` each row has one key too many, which no shape and no sum of weights gives away.
+#
+# </details>
+
+# %%
+def window_mask(N, S, n):
+    """two lengths and a number of keys -> bool (N, S)"""
+    return None
+
+
+check.window_mask(window_mask)
+
+# %% [markdown]
+# **4 (medium).** Write `padding_mask(lengths, S)`: sentence b has lengths[b] real keys, the first ones. Comes in: integers
+# (B,). Comes out: booleans (B, 1, 1, S), which broadcast to scores (B, H, N, S).
+#
+# <details><summary>Hint</summary>
+#
+# First (B, S): which keys of each sentence are real?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `np.arange(S) < lengths[:, None]` compares a row with a column. Indexing with None adds axes of 1.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def padding_mask(lengths, S):
+#     real = np.arange(S) < lengths[:, None]
+#     return real[:, None, None, :]
+# ```
+#
+# The axes of 1 stand where heads and queries are: what is padding is padding for all of them.
+#
+# </details>
+
+# %%
+def padding_mask(lengths, S):
+    """lengths (B,) -> bool (B, 1, 1, S)"""
+    return None
+
+
+check.padding_mask(padding_mask)
+
+# %% [markdown]
+# **5 (hard).** Write `masked_softmax(scores, may)`, both (N, S): weights over the visible keys, and zeros for a row that
+# sees none. It must be right whatever the hidden scores are, and however low the visible ones.
+#
+# <details><summary>Hint</summary>
+#
+# Section 3: minus infinity, before the softmax. Then look at a row in which all scores are minus infinity.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# For such a row the largest score is $-\infty$: subtract 0 instead (`np.isneginf`). At the end, divide by 1 where the sum
+# is 0.
 #
 # </details>
 #
@@ -426,23 +553,11 @@ else:
 
 # %%
 def masked_softmax(scores, may):
-    return None                                                       # fill in the blank
+    """scores (N, S), bool (N, S) -> (N, S)"""
+    return None
 
 
-tries = [(rng.standard_normal((4, 6)), rng.random((4, 6)) < 0.5),
-         (900 * rng.standard_normal((3, 5)), np.eye(3, 5) > 0)]
-tries[0][1][2] = False                                                # a row that sees nothing
-answers = [masked_softmax(scores.copy(), may.copy()) for scores, may in tries]
-if any(answer is None for answer in answers):
-    print("fill in the blank")
-else:
-    for answer, (scores, may_) in zip(answers, tries, strict=True):
-        assert np.isfinite(answer).all(), "there is a NaN: what happens to a row of -inf?"
-        assert not answer[~may_].any(), "a hidden key has weight"
-        sums, want = answer.sum(axis=-1), ma.softmax(np.where(may_, scores, -np.inf))
-        assert np.allclose(sums, may_.any(axis=-1)), f"rows sum to {sums}"
-        assert np.allclose(answer, want), "the weights are others"
-    print("pass")
+check.masked_softmax(masked_softmax)
 
 # %% [markdown]
 # ## 12. Three questions

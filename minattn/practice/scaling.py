@@ -1,6 +1,6 @@
 """Scaling: why sqrt(D), and what a softmax lets through of a gradient.
 
-    w (S,)  weights    J (S, S) = diag(w) - w w^T, the slopes dw_i / ds_j
+    w (N, S) weights    J = diag(w) - w w^T, the slopes dw_i / ds_j of one row, (S, S)
     ds (N, S) gradient of the scaled scores     dq (N, D) = scale * ds k
 """
 import numpy as np
@@ -45,26 +45,37 @@ head_scale = Exercise(
 )  # fmt: skip
 
 
-def _rows(rng, *shape):
-    return softmax(rng.standard_normal(shape))
+def _size(squares, cubes=2.0, cross=1.0, root=np.sqrt):
+    """sqrt(sum w^2 - 2 sum w^3 + (sum w^2)^2) with other pieces."""
+
+    def fn(w):
+        second, third = (w**2).sum(axis=-1), (w**3).sum(axis=-1)
+        return root(squares * second - cubes * third + cross * second**2)
+
+    return fn
 
 
-softmax_slopes = Exercise(
-    name="softmax_slopes", signature="softmax_slopes(w)", lesson="02", outputs=["slopes (S, S)"],
-    inputs=lambda rng: [(_rows(rng, s),) for s in (5, 3, 8)],
-    reference=lambda w: np.diag(w) - np.outer(w, w),
+slopes_size = Exercise(
+    name="slopes_size", signature="slopes_size(w)", lesson="02", outputs=["size (N)"],
+    inputs=lambda rng: [(softmax(rng.standard_normal((n, s))),) for n, s in [(4, 5), (2, 8), (7, 3)]],
+    reference=_size(1.0),
     wrong=[
-        Wrong("the sign turned", lambda w: np.outer(w, w) - np.diag(w), "A score rises: does its own weight rise or fall?"),
-        Wrong("plus instead of minus", lambda w: np.diag(w) + np.outer(w, w),
-              "The weights sum to 1 whatever the scores. What must a row of slopes sum to?"),
-        Wrong("the diagonal alone", lambda w: np.diag(w * (1 - w)), "One score rises: what happens to the other weights?"),
-        Wrong("the weights on the diagonal alone", np.diag,
-              "The weights sum to 1 whatever the scores. What must a row of slopes sum to?"),
-        Wrong("no diagonal", lambda w: -np.outer(w, w), "A score rises: does its own weight rise or fall?"),
-        Wrong("the identity instead of diag(w)", lambda w: np.eye(len(w)) - np.outer(w, w),
-              "What should the slope of a weight of nearly 0 be?"),
-        Wrong("only the slopes of a weight by its own score", lambda w: w * (1 - w),
-              "How many slopes are there with S weights and S scores?"),
+        Wrong("no root", _size(1.0, root=lambda total: total), "Double every slope: what happens to your answer?"),
+        Wrong("the diagonal alone", lambda w: np.sqrt(((w * (1 - w)) ** 2).sum(axis=-1)),
+              "With S keys, how many slopes are there in all?"),
+        Wrong("the part beside the diagonal alone", lambda w: np.sqrt((w**2).sum(axis=-1) ** 2 - (w**4).sum(axis=-1)),
+              "How does a weight answer to its own score?"),
+        Wrong("the sum of the slopes on the diagonal", lambda w: (w * (1 - w)).sum(axis=-1),
+              "Is it the slopes that are summed, or their squares?"),
+        Wrong("the weights instead of the slopes", _size(1.0, 0.0, 0.0), "What should the size be for weights 1, 0, 0?"),
+        Wrong("the mixed term left out", _size(1.0, 0.0),
+              "(a - b) ** 2 has three terms. What should the size be for weights 1, 0, 0?"),
+        Wrong("the diagonal counted without its square", _size(1.0, 2.0, 0.0),
+              "(a - b) ** 2 has three terms. What should the size be for weights 0.5, 0.5?"),
+        Wrong("the mean instead of the sum", lambda w: _size(1.0)(w) / w.shape[-1],
+              "By how much is each number too small?"),
+        Wrong("one size for the whole map", lambda w: np.sqrt((_size(1.0)(w) ** 2).sum()),
+              "How many numbers are wanted: one, or one for each query?"),
     ],
 )  # fmt: skip
 
