@@ -235,6 +235,7 @@ def test_every_text_has_contrast_on_every_ground_in_both_themes():
 @pytest.mark.parametrize("latex", [
     r"\text{softmax}\left(\frac{q k^\top}{\sqrt{D}}\right) v", r"\sum_{s=1}^{S} e^{s_j - m}", r"\lfloor h / (H/G) \rfloor",
     r"\begin{pmatrix} a & b \\ c & d \end{pmatrix}", r"\tfrac1E \big( x \big) \ast \mathrm{silu}", r"x < y", r"\{1, 2\}",
+    r"1 - \tanh^2(x / c)", r"\max_j s_j - \log_2 n",
 ])  # fmt: skip
 def test_formulas_become_mathml(latex):
     text = mathml.convert(latex, display=False)
@@ -255,7 +256,9 @@ def test_what_would_show_raw_or_be_lost_is_an_error(latex, said):
 
 def test_words_and_functions_are_set_as_such():
     assert "<mi>out</mi>" in mathml.convert(r"\mathrm{out}", display=False)
-    assert re.search(r"log</m[io]><mspace[^>]*><mi>p</mi>", mathml.convert(r"-\log p", display=False))
+    assert re.search(r'<mo lspace="0.17em" rspace="0.17em">log</mo><mi>p</mi>', mathml.convert(r"-\log p", display=False))
+    squared = mathml.convert(r"\tanh^2(x)", display=False)
+    assert '<msup><mo lspace="0.17em" rspace="0">tanh</mo><mn>2</mn></msup><mo' in squared
 
 
 # --- a lesson of one's own ----------------------------------------------------------------------------------------

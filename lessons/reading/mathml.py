@@ -7,7 +7,9 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 ENVIRONMENTS = {"matrix", "pmatrix", "bmatrix", "vmatrix", "cases", "array", "align", "align*", "split"}
-FUNCTIONS = "log|ln|exp|sin|cos|tan|tanh|max|min|argmax|argmin|det|lim|sup|inf"
+FUNCTION = re.compile(                                                 # its name, an index or power, an opening bracket
+    r"<m([io])>(log|ln|exp|sin|cos|tan|tanh|max|min|arg max|arg min|det|lim)</m\1>"
+    r'((?:<m[in]>[^<]*</m[in]></msu[bp]>)?)((?:<mo stretchy="false">&#x00028;)?)')
 CHILDREN = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "mover": 2, "munder": 2, "msubsup": 3, "munderover": 3}
 
 
@@ -34,9 +36,10 @@ def convert(latex, *, display):
         text = to_mathml(latex, display="block" if display else "inline")
     except Exception as error:                                        # the converter's own kinds have no common parent
         raise MathError(f"{type(error).__name__} {error}".strip()) from error
-    check(text)
     text = re.sub(r'(?:<mi mathvariant="normal">\w</mi>){2,}', upright_word, text)
-    return re.sub(rf"(<m[io]>(?:{FUNCTIONS})</m[io]>)(?=<m[in]\b)", r'\1<mspace width="0.17em" />', text)   # log p, not logp
+    text = FUNCTION.sub(spaced, text)
+    check(text)
+    return text
 
 
 def check_braces(latex):
@@ -73,3 +76,9 @@ def check(text):
 def upright_word(letters):
     """One element for a word of upright letters: it is read out, and copied, as a word."""
     return f"<mi>{''.join(re.findall(r'>(.)<', letters[0]))}</mi>"
+
+
+def spaced(found):
+    """log p and c tanh(x): a function's name keeps its distance, but not from its bracket."""
+    _, name, script, bracket = found.groups()
+    return f'<mo lspace="0.17em" rspace="{"0" if bracket else "0.17em"}">{name}</mo>{script}{bracket}'

@@ -185,8 +185,8 @@ def description(before, source, number):
     title = re.search(r"""(?:title=|_title\()"([^"{}]+)"(?=[,)])""", source)
     paragraphs = [text for text in re.split(r"\n\s*\n", before) if re.match(r"[\w*`\"'(]", text)]
     above = " ".join(paragraphs[-1].split()) if paragraphs else ""
-    for mark_up, words in ((r"\[([^\]]*)\]\([^)]*\)", r"\1"), (r"\\(?:mathrm|text)\{(\w+)\}", r"\1"), (r"\\", " "), (r"[*`$]", "")):
-        above = re.sub(mark_up, words, above)
+    for mark_up in (r"\[([^\]]*)\]\([^)]*\)", r"\\(?:mathrm|text)\{(\w+)\}", r"()[*`$\\]"):
+        above = re.sub(mark_up, r"\1", above)
     look = re.search(r"What to look for|In the picture|The picture|(?<![\w,:] )Look\b", above)
     above = above[look.start() if look else 0:]
     words = ". ".join(filter(None, (f"Figure of cell {number}", title and title[1], above)))
