@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from ..practice import notebook
 
+PACKAGE = Path(__file__).resolve().parents[1]
 SECONDS = 30                                                          # for one exercise, the imports included
 ONE_LINE = 100                                                        # letters of a message in the table; --json has all
 
@@ -29,7 +31,8 @@ def verdict(task, mine, seconds):
     """{"status", "mistake", "message"} of one exercise."""
     command = [sys.executable, "-m", "minattn.practice.worker", str(mine)]
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    environment = {**one_thread, **os.environ, "MPLBACKEND": "agg"}
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))    # a clone not installed
+    environment = {**one_thread, **os.environ, "MPLBACKEND": "agg", "PYTHONPATH": path}
     try:
         done = subprocess.run(command, cwd=mine.parent, env=environment, input=json.dumps(task).encode(),
                               capture_output=True, timeout=seconds, check=False)

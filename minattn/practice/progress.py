@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.errors import LessonError
 from ..core.whole import write_whole
 
-_recorded = set()                                                     # by this process: a second pass reads no file
+_recorded: set = set()                                                # by this process: a second pass reads no file
 
 
 def file():
