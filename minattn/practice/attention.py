@@ -44,11 +44,15 @@ def _qkv(rng):
 def _stages(q, k, v):
     scores = q @ k.T
     scaled = scores / np.sqrt(q.shape[-1])
-    return {"scores": scores, "scaled": scaled, "weights": softmax(scaled)}
+    return {"scores (N, S)": scores, "scaled (N, S)": scaled, "weights (N, S)": softmax(scaled)}
+
+
+def _weights(q, k):
+    return softmax(q @ k.T / np.sqrt(q.shape[-1]))
 
 
 def _right(q, k, v):
-    return _stages(q, k, v)["weights"] @ v
+    return _weights(q, k) @ v
 
 
 def _scaled(scale):
@@ -89,7 +93,7 @@ attention = Exercise(
               "Why are all rows of the answer the same?"),
         Wrong("the best value alone", lambda q, k, v: v[(q @ k.T).argmax(axis=-1)],
               "What becomes of a key that fits second best?"),
-        Wrong("keys averaged instead of values", lambda q, k, v: _stages(q, k, v)["weights"] @ k,
+        Wrong("keys averaged instead of values", lambda q, k, v: _weights(q, k) @ k,
               "Which of the three arguments is not used?"),
         Wrong("the sign turned", _weighted(lambda s: softmax(-s)),
               "Does the key with the largest score get the largest weight?"),

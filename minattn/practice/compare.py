@@ -76,7 +76,7 @@ def compare(name, letters, got, want, rtol):
 
 def spell(index, letters):
     """(1, 4) with letters ("N", "S") is 'n=1, s=4'; axes before the first letter, and without letters, are named by number."""
-    named = [f"axis {axis}" for axis in range(len(index) - len(letters))] + [letter.lower() for letter in letters]
+    named = [f"axis{axis}" for axis in range(len(index) - len(letters))] + [letter.lower() for letter in letters]
     return ", ".join(f"{name}={i}" for name, i in zip(named[-len(index):], index, strict=True)) if index else ""
 
 

@@ -61,8 +61,8 @@ class Exercise:
     outputs : sequence of str
         A name, with letters where there are axes: "weights (N, S)"; several where a tuple or dict is wanted.
     stages : callable, optional
-        `stages(*case)` gives {name: array} of intermediates in the order of computing. An answer that returns a dict
-        (or a namedtuple) with some of these names besides its outputs is compared on them first.
+        `stages(*case)` gives {name: array} of intermediates in the order of computing, named as outputs are. An answer that
+        returns a dict (or a namedtuple) with some of these names besides its outputs is compared on them first.
     drive : callable, optional
         `drive(answer, *case)` gives the outputs, where the answer is no plain function of the case: a class, a rule.
     views : bool
@@ -96,20 +96,23 @@ class Exercise:
 
     def names(self):
         """{output: its letters}."""
-        found = {}
-        for output in self.outputs:
-            name, _, axes = output.partition(" ")
-            found[name] = tuple(letter for letter in re.findall(r"[\w.]+", axes) if letter != "...")
-        return found
+        return dict(map(spelled, self.outputs))
 
     def wanted(self, case):
-        """{stage or output: array}, in the order of computing."""
+        """({stage or output: array}, {the same: its letters}), in the order of computing."""
         case = widen(copy.deepcopy(case))
-        outputs = unpack(self, self.call(self.reference, case))
+        outputs, letters = unpack(self, self.call(self.reference, case)), self.names()
         if self.stages is None:
-            return outputs
+            return outputs, letters
         shown = self.stages(**case) if isinstance(case, dict) else self.stages(*case)
-        return {**{name: value for name, value in shown.items() if name not in outputs}, **outputs}
+        stages = {spelled(name)[0]: value for name, value in shown.items() if spelled(name)[0] not in outputs}
+        return {**stages, **outputs}, {**dict(map(spelled, shown)), **letters}
+
+
+def spelled(output):
+    """("weights", ("N", "S")) of "weights (N, S)"; no letters where there are none."""
+    name, _, axes = output.partition(" ")
+    return name, tuple(letter for letter in re.findall(r"[\w.]+", axes) if letter != "...")
 
 
 class Wrapping(Exception):
@@ -176,9 +179,8 @@ def attempt(exercise, answer, case, conduct, *, first):
         for value in raw.values():
             if not exercise.views and isinstance(value, np.ndarray) and np.may_share_memory(value, new):
                 conduct.setdefault("returns a view of its input", {"argument": name})
-    wanted = exercise.wanted(case)
+    wanted, letters = exercise.wanted(case)
     rtol = tolerance(*(array for _, array in before), *raw.values())
-    letters = exercise.names()
     stages = tuple(compare(name, letters.get(name, ()), raw[name], value, rtol) for name, value in wanted.items() if name in raw)
     found = {name: copy.deepcopy(value) if isinstance(value, np.ndarray | list) else value for name, value in raw.items()}
     return Seen(case, raw, found, wanted, rtol, stages)

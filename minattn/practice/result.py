@@ -81,14 +81,15 @@ class Result:
         """Only inline styles: scripts and style sheets are stripped from a notebook that is not trusted."""
         colour = COLOUR[self.status]
         badge = f"background:{colour};color:#ffffff;padding:1px 8px;border-radius:3px;font-weight:600"
-        cell = "padding:1px 14px 1px 0;text-align:left;border:none;background:transparent"
+        plain = "border:none;background:transparent;color:inherit;font:inherit"
+        cell = f"padding:1px 14px 1px 0;text-align:left;{plain}"
         rows = "".join(
             "<tr style='background:transparent'>"
             + "".join(f"<td style='{cell}'>{escape(text)}</td>" for text in (stage.name, stage.verdict, stage.words))
             + "</tr>"
             for stage in self.stages
         )
-        table = f"<table style='margin:6px 0;border:none;border-collapse:collapse'>{rows}</table>" if rows else ""
+        table = f"<table style='margin:6px 0;border-collapse:collapse;{plain}'>{rows}</table>" if rows else ""
         facts = "".join(
             f"<div style='margin-top:4px;white-space:pre-wrap'>{f'<b>{escape(label)}</b>' if label else ''}{escape(text)}</div>"
             for label, text in self._facts()

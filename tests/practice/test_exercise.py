@@ -34,7 +34,7 @@ def inputs(rng):
 def make(**changes):
     settings = dict(name="mix", signature="mix(scores, v)", lesson="01", inputs=inputs, reference=right, outputs=["out (N, Dv)"],
                     wrong=[Wrong("the mean", mean, "How many rows of the answer differ?")],
-                    stages=lambda scores, v: {"weights": ma.softmax(scores)})
+                    stages=lambda scores, v: {"weights (N, S)": ma.softmax(scores)})
     return Exercise(**{**settings, **changes})
 
 
@@ -54,6 +54,12 @@ def test_a_right_answer_passes_and_says_how_near():
     assert near
     assert near.stages[0].verdict == "close"
     assert 0 < near.stages[0].largest < 1e-3
+
+
+def test_bfloat16_passes_within_its_few_digits(need):
+    bfloat16 = need("ml_dtypes").bfloat16
+    assert MIX(lambda scores, v: right(scores, v).astype(bfloat16))
+    assert MIX(lambda scores, v: mean(scores, v).astype(bfloat16)).mistake == "the mean"
 
 
 def test_a_known_mistake_is_named_with_the_first_entry_that_differs():
@@ -92,8 +98,8 @@ def test_more_stages_than_wanted_are_compared_and_the_first_wrong_one_is_seen():
         weights = ma.softmax(scores, axis=0)
         return {"note": "hello", "weights": weights, "out": weights @ v}
 
-    verdicts = [(stage.name, stage.verdict) for stage in MIX(answer).stages]
-    assert verdicts == [("weights", "different"), ("out", "different")]
+    found = [(stage.name, stage.verdict, stage.where) for stage in MIX(answer).stages]
+    assert found == [("weights", "different", "n=0, s=0"), ("out", "different", "n=0, dv=0")]
 
     def right_with_stages(scores, v):
         return {"out": right(scores, v), "weights": ma.softmax(scores)}
