@@ -579,4 +579,5 @@ print([try_hidden(llama, 32), try_hidden(smol, 9)])
 # - Papers: Llama 3, [arXiv:2407.21783](https://arxiv.org/abs/2407.21783), Table 3; RMSNorm, Zhang and Sennrich 2019,
 #   [arXiv:1910.07467](https://arxiv.org/abs/1910.07467), eq (4); SwiGLU, Shazeer 2020,
 #   [arXiv:2002.05202](https://arxiv.org/abs/2002.05202), eq (6).
-# - Back to the beginning with new eyes: [00 A sentence through a model](00_a_sentence_through_a_model.ipynb).
+# - Next: [10 FlashAttention I](10_flashattention_tiles.ipynb); or back to the beginning with new eyes:
+#   [00 A sentence through a model](00_a_sentence_through_a_model.ipynb).
