@@ -67,6 +67,16 @@ class Exercise:
         `drive(answer, *case)` gives the outputs, where the answer is no plain function of the case: a class, a rule.
     views : bool
         Whether an output may be a view of an input, as of a reshape.
+
+    Examples
+    --------
+    >>> double = Exercise(
+    ...     "double", "double(x)", "00", outputs=["twice (N)"], reference=lambda x: 2 * x,
+    ...     inputs=lambda rng: [(rng.standard_normal(n),) for n in (3, 5)],
+    ...     wrong=[Wrong("squared", lambda x: x * x, "Which sign has every number?")],
+    ... )
+    >>> bool(double(lambda x: x + x)), double(lambda x: x**2).mistake
+    (True, 'squared')
     """
 
     name: str
@@ -141,19 +151,20 @@ def run(exercise, answer):
         return Result(exercise.name, "fail", message)
     all_seen: list[Seen] = []
     conduct: dict[str, dict] = {}
+    cases = exercise.cases()
     try:
         if answer is None:
             raise Blank
-        for case in exercise.cases():
+        for case in cases:
             all_seen.append(attempt(exercise, answer, case, conduct, first=not all_seen))
-        start = all_seen[0]
-        again = attempt(exercise, answer, start.case, {}, first=False)
+        start, case = all_seen[0], cases[0]
+        again = attempt(exercise, answer, case, {}, first=False)
     except Blank:
         return Result(exercise.name, "blank", f"Fill in {exercise.signature}, then run the cell again.")
     except Wrapping as error:
         return Result(exercise.name, "fail", str(error))
     except Exception as error:
-        return Result(exercise.name, "error", explain(error, exercise.signature))
+        return Result(exercise.name, "error", f"{explain(error, exercise.signature)}\nCalled with {describe(exercise, case)}.")
     if any(moved(seen.found, seen.raw, 0) for seen in all_seen):
         conduct["an earlier answer changes"] = {}
     elif moved(start.found, again.found, start.rtol):
@@ -203,7 +214,9 @@ def judge(exercise, all_seen, conduct):
         look = CONDUCT[mistake].format(**conduct[mistake])
         return Result(exercise.name, "fail", "The numbers are right.", mistake, look, widest(all_seen))
     inputs = f"{len(bad)} of {len(all_seen)} inputs" if len(bad) < len(all_seen) else f"all {len(all_seen)} inputs"
-    message = f"Wrong on {inputs}, first for {describe(exercise, bad[0].case)}."
+    number = [seen.ok for seen in all_seen].index(False)
+    place = f"check.{exercise.name}.cases()[{number}]"
+    message = f"Wrong on {inputs}, first for {describe(exercise, bad[0].case)}, which is {place}."
     for wrong in exercise.wrong:
         if is_this(exercise, wrong.fn, all_seen):
             return Result(exercise.name, "fail", message, wrong.name, wrong.look, bad[0].stages)

@@ -1,13 +1,14 @@
 """The learner's own exception, shown as theirs: its type, its text, and the line of their code."""
 import linecache
+import os
 import sysconfig
 from pathlib import Path
 
 import numpy as np
 
-# frames in here are not the learner's: this package, NumPy, the standard library
-PACKAGES = tuple(f"{Path(folder).resolve()}/" for folder in
-                 (Path(__file__).parents[1], Path(np.__file__).parent, sysconfig.get_path("stdlib")))
+# frames in here are not the learner's: this package, NumPy, the standard library and whatever is installed
+INSTALLED = [Path(sysconfig.get_paths()[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+PACKAGES = tuple(f"{folder.resolve()}{os.sep}" for folder in [Path(__file__).parents[1], Path(np.__file__).parent, *INSTALLED])
 
 
 def explain(error, signature):

@@ -90,7 +90,7 @@ def test_a_mistake_is_named_only_where_it_is_equalled_on_every_input():
     result = MIX(late)
     assert (result.status, result.mistake) == ("fail", None)
     assert "Wrong on 1 of 4 inputs" in result.message
-    assert "scores (6, 4)" in result.message
+    assert "scores (6, 4), v (4, 2), which is check.mix.cases()[1]." in result.message
 
 
 def test_more_stages_than_wanted_are_compared_and_the_first_wrong_one_is_seen():
@@ -329,6 +329,7 @@ def test_an_exception_is_shown_with_the_learners_own_line(file, known):
     assert "line 4" in result.message                                 # helper's line, not NumPy's
     assert ("np.linalg.cholesky(scores[:2])" in result.message) == known
     assert "minattn" not in result.message
+    assert result.message.endswith("Called with scores (3, 5), v (5, 2).")
 
 
 def test_a_wrong_number_of_arguments_says_how_it_is_called():
@@ -395,3 +396,15 @@ def test_names():
     assert ma.check is check
     with pytest.raises(AttributeError, match=r"there is no check 'sofmax'; there are .*softmax"):
         _ = check.sofmax
+
+
+def test_two_exercises_of_one_name_are_refused(monkeypatch):
+    from minattn.practice import softmax
+
+    check._found.cache_clear()
+    monkeypatch.setattr(softmax, "again", make(name="softmax"), raising=False)
+    with pytest.raises(ValueError, match="two exercises are called 'softmax'"):
+        check.all()
+    monkeypatch.undo()
+    check._found.cache_clear()
+    assert check.softmax is softmax.softmax
