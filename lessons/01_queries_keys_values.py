@@ -242,10 +242,12 @@ N, D = 512, 64
 big_q, big_k, big_v = np.random.default_rng(0).standard_normal((3, N, D))
 by_loop = course.seconds(lambda: [attend(row[None], big_k, big_v) for row in big_q])
 at_once = course.seconds(lambda: attend(big_q, big_k, big_v))
-print(f"N = S = {N}, D = {D}: {4 * N * N * D / 1e6:.0f} MFLOP, {N * N * 8 / 1e6:.1f} MB of float64 weights")
-print(f"measured here: one query at a time {by_loop * 1e3:.1f} ms, all at once {at_once * 1e3:.1f} ms")
-for length in (1_000, 10_000, 100_000):
-    print(f"N = {length:7,}: {length * length * 8 / 1e9:6.3f} GB of weights, one head of one layer")
+rows = [(N, "one query at a time", by_loop), (N, "all at once", at_once)]
+rows += [(length, "", None) for length in (1_000, 10_000, 100_000)]
+print(f"D = {D}, one head of one layer, float64\n\n  N = S        GFLOP   GB of weights   measured here")
+for length, how, took in rows:
+    flops, size = 4 * length * length * D, 8 * length * length
+    print(f"{length:7,} {flops / 1e9:12.3f} {size / 1e9:15.4f}   {f'{took * 1e3:.1f} ms, {how}' if took else ''}".rstrip())
 
 # %% [markdown]
 # ## 9. Exercises
