@@ -219,11 +219,12 @@ for name, ours, theirs in zip(("dq", "dk", "dv"), grads, library, strict=False):
     assert np.allclose(ours, theirs, rtol=1e-12)
 
 # %% [markdown]
-# The three maps of the backward side by side. What to look for: in `dP` the strong colours may stand anywhere; in `dS` they
-# stand only where P is not small, and each row has both colours, since it sums to 0.
+# The three maps of the backward side by side, each with its own colours. What to look for: the strongest entry of a row of `dS`
+# need not be the strongest of `dP`, since the weight has its say; and each row of `dS` has both signs, since it sums to 0.
 
 # %%
 ds = P * (dp - (P * dp).sum(axis=-1, keepdims=True))
+assert (abs(ds).argmax(axis=-1) != abs(dp).argmax(axis=-1)).any()
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.4), layout="constrained")
 for ax, each, title in zip(axes, (P, dp, ds), ("P, the weights", "dP = dout v^T", "dS"), strict=True):
     ma.plot.heatmap(each, TOKENS, title=title, colorbar=False, ax=ax)
@@ -679,17 +680,19 @@ rng = np.random.default_rng(2)
 
 
 def times(H, N, backend):
-    """Seconds of the forward and of the backward, D = 64."""
+    """Seconds of the forward and of the backward, D = 64, one after the other nine times: (9, 2)."""
     q, k, v, dout = rng.standard_normal((4, H, N, 64), dtype=np.float32)
     out, lse = ma.attention(q, k, v, backend=backend, return_lse=True)
-    return (course.seconds(lambda: ma.attention(q, k, v, backend=backend)),
-            course.seconds(lambda: ma.attention_backward(dout, q, k, v, out=out, lse=lse, backend=backend)))
+    runs = (lambda: ma.attention(q, k, v, backend=backend),
+            lambda: ma.attention_backward(dout, q, k, v, out=out, lse=lse, backend=backend))
+    return np.array([[course.seconds(run, repeats=1) for run in runs] for _ in range(9)])
 
 
-print("H = 8                 forward      backward   ratio (2.5 by count)")
+print("H = 8           fastest forward   fastest backward   median ratio (2.5 by count)")
 for backend, N in [("numpy", 512), ("numpy", 1024), ("cpu", 512), ("cpu", 1024), ("cpu", 2048)]:
-    ahead, back = times(8, N, backend)
-    print(f"{backend:5}, N = {N:4}   {1e3 * ahead:8.1f} ms   {1e3 * back:8.1f} ms   {back / ahead:5.2f}")
+    ahead, back = times(8, N, backend).T
+    print(f"{backend:5}  N = {N:4}   {1e3 * ahead.min():10.1f} ms   {1e3 * back.min():13.1f} ms   "
+          f"{np.median(back / ahead):10.2f}")
 
 # %% [markdown]
 # The products are not all: between them the plain form walks over whole maps several times, in the forward as in the backward,
