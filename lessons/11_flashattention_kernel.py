@@ -59,11 +59,11 @@ print(f"threads: 1, later {THREADS}; a vector holds {LANES} float32 numbers on t
 # $N \cdot S \cdot D$ multiplications and as many additions: $4NSD$ floating-point operations (FLOPs). The softmax is not
 # counted: it is what we would like to have for nothing.
 #
-# The yardstick is a large float32 matrix product, `sgemm`. Nothing that multiplies matrices is much faster on this
-# machine; its rate is the **ceiling**. `measure` first asserts that a kernel is right, by comparing it with the plain form in
-# float64. Then it times kernel and sgemm in turns for half a second and takes the best time of the kernel, and of sgemm the
-# best that it ever saw: what else your computer does can only slow them. Slow kernels are timed on 192 of the queries: each
-# query is on its own, so the rate is the same.
+# The yardstick is a large float32 matrix product, `sgemm`, here of 1024 x 1024 by 1024 x 1024. Nothing that multiplies large
+# matrices is much faster on this machine; its rate is the **ceiling**. `measure` first asserts that a kernel is right, by
+# comparing it with the plain form in float64. Then it times kernel and sgemm in turns for half a second and takes the best
+# time of the kernel, and of sgemm the best that it ever saw: what else your computer does can only slow them. Slow kernels
+# are timed on 192 of the queries: each query is on its own, so the rate is the same.
 
 # %%
 N, S, D = 960, 1920, 64
@@ -76,9 +76,14 @@ pool, ladder, ceiling = ThreadPoolExecutor(THREADS), {}, {}
 
 # %%
 def sgemm(threads):                                                   # NumPy lets other Python threads run meanwhile
-    list(pool.map(lambda _: square[:256] @ square, range(threads)))   # each thread multiplies 256 rows
+    list(pool.map(lambda _: square @ square, range(threads)))         # each thread multiplies its own
 
 
+for threads in sorted({1, THREADS}):
+    ceiling[threads] = threads * 2 * 1024**3 / course.seconds(lambda n=threads: sgemm(n), 40) / 1e9
+    print(f"sgemm with {threads} thread(s): {ceiling[threads]:.0f} GFLOP/s")
+
+# %%
 def measure(name, kernel, *, queries=q, rows=None, flops=4 * N * S * D, want=want, threads=1, note=True):
     out = kernel(queries)                                             # this call compiles
     assert want is None or np.abs(out - want).max() < 1e-5 * np.abs(want).max(), name
@@ -87,7 +92,7 @@ def measure(name, kernel, *, queries=q, rows=None, flops=4 * N * S * D, want=wan
     while len(pairs) < 3 or time.perf_counter() < stop:
         pairs.append((course.seconds(lambda: kernel(part), 1), course.seconds(lambda: sgemm(threads), 1)))
     mine, theirs = np.min(pairs, axis=0)                              # seconds
-    ceiling[threads] = max(ceiling.get(threads, 0), threads * 2 * 256 * 1024**2 / theirs / 1e9)
+    ceiling[threads] = max(ceiling[threads], threads * 2 * 1024**3 / theirs / 1e9)
     rate = flops * len(part) / len(queries) / mine / 1e9
     print(f"{name:34} {rate:7.1f} GFLOP/s {rate / ceiling[threads]:7.1%} of sgemm")
     if note:
@@ -541,10 +546,11 @@ ax.set_xlabel("rows x vectors of the tile; loads / multiply-adds a step; registe
 
 # %% [markdown]
 # The fewer loads a multiply-add, the faster, until the multipliers themselves are what it waits for and the bars level off;
-# and slower again when the sums no longer fit into the registers (grey, where the processor has 32 of them for AVX-512 and 16
-# for AVX2): then they are *spilled*, written to memory and read back at every step, and the
-# largest tile throws its gain away. The outlined tile, where it is among these, is the one that the library uses on this
-# machine. A small product out of the nearest cache may be faster than a large sgemm, which has to fetch its operands.
+# and slower again when the registers run out. (Grey: the sums, a row of $B$ and one number of $A$ do not fit, where the
+# processor has 32 vector registers for AVX-512 and 16 for AVX2; a compiler may need a few more.) Then sums are *spilled*,
+# written to memory and read back at every step, and the largest tile throws its gain away. The outlined tile is the one that
+# the library uses on this machine. A small product out of the nearest cache may be faster than a large sgemm, which has to
+# fetch its operands.
 #
 # Kernel 5 puts the library's register tile into the first hole.
 
@@ -860,9 +866,10 @@ assert apart < 1e-4 * np.abs(logits).max()
 # three arrays of $N \cdot S$ numbers that kernel 0 holds at once would be 40 GB, and what a tile needs would be as it is here.
 
 # %%
-scratch = {"0 ": 12 * N * S, "0b": 64 * (64 * 2 + D) * 4, "1 ": 4 * S, "2 ": 4 * S, "3 ": 4 * (64 + 2 * N)}
 tile_bytes = 4 * (KEYS * PANEL + 2 * D * PANEL + 3 * PANEL)
-print(f"{'kernel':34}{'GFLOP/s':>9}{'of sgemm':>10}{'threads':>9}{'beside in- and output':>24}")
+scratch = {"0 ": 12 * N * S, "0b": 64 * (64 * 2 + D) * 4, "1 ": 4 * S, "2 ": 4 * S, "3 ": 4 * (64 + 2 * N),
+           "7 ": tile_bytes + 4 * KEYS * D}
+print(f"{'kernel':34}{'GFLOP/s':>9}{'of sgemm':>10}{'threads':>9}{'scratch memory':>24}")
 for name, (rate, threads) in ladder.items():
     panels = cpu.panels_of(4 if "four heads" in name else 1, S if "causal" in name else N)
     library = 4 * forward.workspace(panels, D, D)
@@ -877,11 +884,11 @@ ax.barh(names, shares, color=["#26828e" if ladder[name][1] == 1 else "#9fd0cb" f
 ax.axvline(1, color="black", lw=1, ls="--")
 for y, share in enumerate(shares):
     ax.text(share, y, f" {share:.0%}", va="center", fontsize=8)
-ax.set(xlabel="share of a large sgemm on as many threads (light: two threads)", xlim=(0, 1.15));
+ax.set(xlabel=f"share of a large sgemm on as many threads (light: {THREADS} threads)", xlim=(0, 1.15));
 
 # %% [markdown]
 # What to take along, on any machine: measure the ceiling first; find out what you wait for (memory, loads, the exponential,
-# another thread) before you change anything; and keep the plain form, because each of these kernels was wrong at some time.
+# another thread) before you change anything; and keep the plain form, since it is what every fast one is held to.
 #
 # ## Exercises
 #
