@@ -6,6 +6,7 @@
 
 The arithmetic stands in core/reference.py, to be read; here are the checks, the options, and the choice of a backend.
 """
+import functools
 import importlib
 import importlib.util
 from typing import NamedTuple
@@ -21,6 +22,8 @@ from .core.softmax import merge
 
 __all__ = ["Grads", "Steps", "attention", "attention_backward", "attention_weights", "merge", "steps"]
 
+# up to so many scores (B * H * N * S) the reference takes well under a millisecond: no reason to wait for a compiler
+SMALL = 128 * 128
 # each a module with forward, backward and weights, imported when it is first asked for
 BACKENDS = {"numpy": "minattn.core.reference", "cpu": "minattn.flash.cpu"}
 
@@ -37,15 +40,22 @@ class Grads(NamedTuple):
 
 def _backend(name, x):
     """The module that computes the problem `x`."""
-    name = "numpy" if name == "auto" else name
+    if name == "auto":
+        scores = x.batch * x.q.shape[1] * x.q.shape[2] * x.k.shape[2]
+        name = "cpu" if scores > SMALL and (x.work == np.float64 or _numba_is_here()) else "numpy"
     if not isinstance(name, str) or name not in BACKENDS:
         known = ", ".join(map(repr, ["auto", *BACKENDS]))
         raise BackendError(f"backend is {name!r}; here there is {known}")
     if name == "cpu" and x.work == np.float64:
         return importlib.import_module("minattn.flash.online")
-    if name == "cpu" and importlib.util.find_spec("numba") is None:
+    if name == "cpu" and not _numba_is_here():
         raise BackendError("backend 'cpu' needs Numba for float32, which is not installed: pip install numba")
     return importlib.import_module(BACKENDS[name])
+
+
+@functools.cache
+def _numba_is_here():
+    return importlib.util.find_spec("numba") is not None
 
 
 def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,
@@ -79,7 +89,8 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=
         the heads, the head, and the positions; written entry by entry, as NumPy evaluates it on arrays.
     backend : {"auto", "numpy", "cpu"}
         "numpy" is the reference, which forms the N x S scores; "cpu" goes tile by tile in O(N) memory, in float32 (and 16
-        bits) by Numba kernels that are compiled when first used. "auto" is "numpy".
+        bits) by Numba kernels that are compiled when first used, in float64 by NumPy. "auto" is "numpy" for up to 128 * 128
+        scores (B * H * N * S), where it is as fast and nothing need be compiled, and where Numba is absent; else "cpu".
     return_weights, return_lse : bool
         Also return the weights (..., H, N, S), and the log-sum-exp of the scores (..., H, N) in float32 or better.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .errors import MaskError, OptionError, PositionError, ShapeError
-from .grid import grid
+from .grid import corner, grid, tiles
 from .mask import Mask
 from .masks import causal as causal_mask
 from .shapes import as_array, broadcast_lead, common_type, floats, number, positions, spell, working_type
@@ -59,6 +59,8 @@ class Inputs:
 
     def visible(self):
         """Who may attend to whom: booleans that broadcast to (B, H, N, S), or None for everyone to everything."""
+        if self.array is None and self.sees_all():
+            return None
         parts = []
         if self.rule is not None:
             parts.append(self.rule.at(self.grid()))
@@ -70,6 +72,17 @@ class Inputs:
         for part in parts:
             seen = part if seen is None else seen & part
         return seen
+
+    def sees_all(self):
+        """Whether the extremes of the positions prove that everyone sees everything, as in most decoding steps."""
+        if self.rule is None or not self.q_pos.size or not self.k_pos.size:
+            return False
+        where = self.grid()
+        whole = tiles(where, [0], [0])
+        if whole.j_low.min() < 0 or self.rule.known(whole).min() <= 0:
+            return False
+        self.rule.at(corner(where))                               # one that does not fit says so here as elsewhere
+        return True
 
     def select(self, heads, rows, lse=None):
         """The problem of some query heads and some queries, each with the KV head that it reads; and their lse."""
@@ -130,7 +143,8 @@ def prepare(q, k, *values, mask=None, bias=None, causal=False, q_pos=None, k_pos
     lead = broadcast_lead(**{name: a.shape[:-3] for name, a in given.items()})
     batch = int(np.prod(lead))
     q, k, v = (_four_axes(given[name], lead) if name in given else None for name in "qkv")
-    q = np.broadcast_to(q, (batch, *q.shape[1:]))                 # so that scores and lse have every row, also where v alone has
+    if len(q) != batch:                                           # so that scores and lse have every row, also where v alone has
+        q = np.broadcast_to(q, (batch, *q.shape[1:]))
     H, N, S = q.shape[1], q.shape[2], k.shape[2]
     scores = (*lead, N, S) if headless else (*lead, H, N, S)
 
@@ -184,25 +198,28 @@ def _and_causal(rule):
 def _check_axes(q, k, v=None):
     """D shared by q and k, S and G by k and v, H a multiple of G: or a ShapeError that shows all of them."""
     arrays = {"q": (q, ("H", "N", "D")), "k": (k, ("G", "S", "D"))} | ({} if v is None else {"v": (v, ("G", "S", "Dv"))})
-    shown = ", ".join(spell(name, a.shape, letters) for name, (a, letters) in arrays.items())
+
+    def shown():
+        return ", ".join(spell(name, a.shape, letters) for name, (a, letters) in arrays.items())
+
     for name, (a, letters) in arrays.items():
         if a.ndim < 2:
             fits = f"(..., {', '.join(letters)}), or ({', '.join(letters[1:])}) for one head"
-            raise ShapeError(f"{name} has {a.ndim} axes ({shown}); it must be {fits}")
+            raise ShapeError(f"{name} has {a.ndim} axes ({shown()}); it must be {fits}")
         if (a.ndim == 2) != (q.ndim == 2):
-            raise ShapeError(f"q has {q.ndim} axes but {name} has {a.ndim} ({shown}); give all of them a head axis or none")
+            raise ShapeError(f"q has {q.ndim} axes but {name} has {a.ndim} ({shown()}); give all of them a head axis or none")
     if q.shape[-1] != k.shape[-1]:
-        raise ShapeError(f"k has D = {k.shape[-1]} but q has D = {q.shape[-1]} ({shown}); queries and keys must share D")
+        raise ShapeError(f"k has D = {k.shape[-1]} but q has D = {q.shape[-1]} ({shown()}); queries and keys must share D")
     if q.shape[-1] == 0 or (v is not None and v.shape[-1] == 0):
-        raise ShapeError(f"the head dim is 0 ({shown}); D must be at least 1")
+        raise ShapeError(f"the head dim is 0 ({shown()}); D must be at least 1")
     if v is not None and k.shape[-2] != v.shape[-2]:
-        raise ShapeError(f"v has S = {v.shape[-2]} but k has S = {k.shape[-2]} ({shown}); every key needs one value")
+        raise ShapeError(f"v has S = {v.shape[-2]} but k has S = {k.shape[-2]} ({shown()}); every key needs one value")
     if q.ndim > 2:
         H, G = q.shape[-3], k.shape[-3]
         if v is not None and v.shape[-3] != G:
-            raise ShapeError(f"v has G = {v.shape[-3]} but k has G = {G} ({shown}); keys and values must share their heads")
+            raise ShapeError(f"v has G = {v.shape[-3]} but k has G = {G} ({shown()}); keys and values must share their heads")
         if H == 0 or G == 0 or H % G:
-            raise ShapeError(f"q has H = {H} heads and k has G = {G} ({shown}); H must be a multiple of G, and neither 0")
+            raise ShapeError(f"q has H = {H} heads and k has G = {G} ({shown()}); H must be a multiple of G, and neither 0")
 
 
 def _four_axes(a, lead):

@@ -19,7 +19,7 @@ def spell(name, shape, letters):
 
 def as_array(name, value):
     """`value` as an array; what cannot be one, or would lose the mask that it carries, is refused."""
-    if np.ma.is_masked(value):
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise DtypeError(f"{name} is a masked array, and its mask would be ignored; fill it first, as in {name}.filled(0)")
     try:
         return np.asarray(value)
@@ -105,6 +105,8 @@ def _fits(shape, lead):
 
 def broadcast_lead(**leads):
     """The shape that the leading axes share, or a ShapeError."""
+    if len(set(leads.values())) == 1:
+        return next(iter(leads.values()))
     try:
         return np.broadcast_shapes(*leads.values())
     except ValueError as error:
