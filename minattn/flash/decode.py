@@ -108,7 +108,7 @@ def four_rows(st, fade, q, k, k_row, v, v_row, D, Dv, count, softcap, extra, fir
         if key < count:
             store(st, key * FOUR, dots(q, plus(k, key * k_row), k_row, D))
     if softcap > 0:
-        cap(st, FOUR, FOUR, softcap)
+        cap(st, 1, KEYS * FOUR, KEYS * FOUR, softcap)
     s = carray(st, (KEYS, FOUR))
     if extra.size > 0:
         for key in range(count):

@@ -13,7 +13,7 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 
 from ..core.blocks import EMPTY, FULL, PARTIAL  # noqa: F401
-from .simd import LANES, at, float_p, splat, store, word
+from .simd import LANES, at, float_p, load, mul, splat, store, sub, tanh, word
 from .tiles import KEYS, PANEL
 
 LOG2E, LN2 = np.float32(np.log2(np.e)), np.float32(np.log(2.0))
@@ -49,7 +49,7 @@ def kind_of(o, b, h, block, tile):
 def change_scores(st, row, o, b, h, block, tile):
     """Scale has been applied with Q; here softcap or score_mod, then bias, then the mask: the order of core/reference.py."""
     if o.softcap > 0:
-        cap(st, row, PANEL, o.softcap)
+        cap(st, KEYS, row, PANEL, o.softcap)
     if o.score_mod != 0:
         modify(o.score_mod, st, st, row, o, b, h, block, tile)
     if o.bias.size > 0:
@@ -62,23 +62,23 @@ def change_scores(st, row, o, b, h, block, tile):
 
 
 @njit
-def cap(st, row, width, softcap):
-    s = carray(st, (KEYS, row))
-    size = np.float32(softcap * LOG2E)
-    for key in range(KEYS):
-        for lane in range(width):
-            s[key, lane] = size * np.tanh(s[key, lane] / size)
+def cap(st, rows, row, width, softcap):
+    """Rows of `width` scores, `row` numbers apart, become softcap * tanh(score / softcap)."""
+    size, per_size = splat(np.float32(softcap * LOG2E)), splat(np.float32(1 / (softcap * LOG2E)))
+    for first in range(0, rows * row, row):
+        for n in range(first, first + width, LANES):
+            store(st, n, mul(size, tanh(mul(load(st, n), per_size))))
 
 
 @njit
 def slopes(slope, st, row, o, b, h, block, tile):
     """d (capped or modified score) / d score of a tile of plain scores."""
     if o.softcap > 0:
-        s, out = carray(st, (KEYS, row)), carray(slope, (KEYS, row))
-        size = np.float32(o.softcap * LOG2E)
-        for key in range(KEYS):
-            for lane in range(PANEL):
-                out[key, lane] = 1 - np.tanh(s[key, lane] / size) ** 2
+        per_size = splat(np.float32(1 / (o.softcap * LOG2E)))
+        for first in range(0, KEYS * row, row):
+            for n in range(first, first + PANEL, LANES):
+                t = tanh(mul(load(st, n), per_size))
+                store(slope, n, sub(splat(np.float32(1)), mul(t, t)))
     if o.score_mod != 0:
         modify(o.slope, slope, st, row, o, b, h, block, tile)
 

@@ -5,7 +5,7 @@ import pytest
 numba = pytest.importorskip("numba", reason="numba is not installed: there is no backend cpu")
 
 from minattn.flash import tiles  # noqa: E402
-from minattn.flash.simd import LANES, at, exp2, lanes_sum, largest, load, read, splat, store, unless_empty  # noqa: E402
+from minattn.flash.simd import LANES, at, exp2, lanes_sum, largest, load, read, splat, store, tanh, unless_empty  # noqa: E402
 from minattn.flash.tiles import PANEL, ROWS  # noqa: E402
 
 
@@ -27,6 +27,22 @@ def test_exp2():
     edge, out = lined([-np.inf, -127, 0, 3, np.nan, -1e30, -126.75]), lined(0)
     exp2_of(edge, out)
     np.testing.assert_array_equal(out, lined([0, 0, 1, 8, np.nan, 0, 0]))
+
+
+@numba.njit
+def tanh_of(x, out):
+    for i in range(0, x.size, LANES):
+        store(at(out, 0, 0, 0), i, tanh(load(at(x, 0, 0, 0), i)))
+
+
+def test_tanh():
+    x = np.concatenate([np.geomspace(1e-30, 40, 1 << 15), -np.geomspace(1e-30, 40, 1 << 15)]).astype(np.float32)
+    out = np.empty_like(x)
+    tanh_of(x, out)
+    assert np.abs(out / np.tanh(x.astype(np.float64)) - 1).max() < 4e-7
+    edge, out = lined([-np.inf, np.inf, 0, np.nan, -1e30, 11, -11]), lined(0)
+    tanh_of(edge, out)
+    np.testing.assert_array_equal(out, lined([-1, 1, 0, np.nan, -1, 1, -1]))
 
 
 @numba.njit
