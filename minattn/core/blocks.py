@@ -58,13 +58,11 @@ def block_map(mask, where, block_q, block_k):
     for b, h, row in np.argwhere((known == 0).any(axis=-1)):
         columns = np.flatnonzero(known[b, h, row] == 0)
         looked = _look(mask, where, (b, h), n_starts[row], s_starts[columns], block_q, block_k)
-        for column, seen in zip(columns, looked, strict=True):
-            height, width = min(block_q, N - n_starts[row]), min(block_k, S - s_starts[column])
-            if seen[:height, :width].all():
-                kind[b, h, row, column] = FULL
-            elif seen.any():
-                kind[b, h, row, column] = PARTIAL
-                stored[b, h, row, column] = store.setdefault(seen.tobytes(), len(store))
+        seen = np.count_nonzero(looked, axis=(1, 2))
+        real = min(block_q, N - n_starts[row]) * np.minimum(block_k, S - s_starts[columns])
+        kind[b, h, row, columns] = np.where(seen == real, FULL, np.where(seen > 0, PARTIAL, EMPTY))
+        for tile in np.flatnonzero((seen > 0) & (seen < real)):
+            stored[b, h, row, columns[tile]] = store.setdefault(looked[tile].tobytes(), len(store))
     partial = np.frombuffer(b"".join(store), bool).reshape(-1, block_q, block_k)
     return BlockMap(kind, stored, partial, block_q, block_k)
 

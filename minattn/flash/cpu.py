@@ -206,7 +206,8 @@ def from_array(array):
     """A mask given as an array (B or 1, H or 1, N or 1, S or 1), as a rule that looks it up."""
 
     def at(g):
-        return array[tuple(np.minimum(index, size - 1) for index, size in zip((g.b, g.h, g.n, g.s), array.shape, strict=True))]
+        where = zip((g.b, g.h, g.n, g.s), array.shape, strict=True)
+        return array[tuple(0 if size == 1 else index for index, size in where)]
 
     return Mask.node(at, "array", by_row=True)
 
