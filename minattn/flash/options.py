@@ -13,8 +13,8 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 
 from ..core.blocks import EMPTY, FULL, PARTIAL  # noqa: F401
-from .simd import LANES, at, float_p, load, mul, splat, store, sub, tanh, word
-from .tiles import KEYS, PANEL
+from .simd import LANES, at, float_p, fma, load, mul, plus, seen, splat, store, sub, tanh, word
+from .tiles import KEYS, PANEL, transpose
 
 LOG2E, LN2 = np.float32(np.log2(np.e)), np.float32(np.log(2.0))
 
@@ -55,7 +55,7 @@ def change_scores(st, row, o, b, h, block, tile):
     if o.bias.size > 0:
         add_bias(st, row, o.bias, b, h, block, tile)
     if kind_of(o, b, h, block, tile) == PARTIAL:
-        hide(st, row, o.partial[o.stored[shared(b, o.kind.shape[0]), shared(h, o.kind.shape[1]), block, tile]])
+        hide(st, row, o.partial, o.stored[shared(b, o.kind.shape[0]), shared(h, o.kind.shape[1]), block, tile])
     for key in range(o.k_pos.shape[1] - tile * KEYS, KEYS):       # a short last tile: keys that do not exist
         for lane in range(0, PANEL, LANES):
             store(st, key * row + lane, splat(np.float32(-np.inf)))
@@ -85,22 +85,33 @@ def slopes(slope, st, row, o, b, h, block, tile):
 
 @njit
 def add_bias(st, row, bias, b, h, block, tile):
-    s = carray(st, (KEYS, row))
+    """S^T += the bias of the tile; it lies with its queries down, so it is turned, LANES x LANES numbers at a time."""
     b, h = shared(b, bias.shape[0]), shared(h, bias.shape[1])
     N, S = bias.shape[2:]
-    for lane in range(PANEL if N == 1 else min(PANEL, N - block * PANEL)):
-        n = shared(block * PANEL + lane, N)
-        for key in range(KEYS if S == 1 else min(KEYS, S - tile * KEYS)):
-            s[key, lane] += LOG2E * bias[b, h, n, shared(tile * KEYS + key, S)]
+    first, start = block * PANEL, tile * KEYS
+    if first + PANEL <= N and start + KEYS <= S:
+        room = np.empty((1, LANES, 1, LANES), np.float32)
+        turned = at(room, 0, 0, 0)
+        for lane in range(0, PANEL, LANES):
+            for key in range(0, KEYS, LANES):
+                transpose(turned, LANES, plus(at(bias, b, h, first + lane), start + key), S)
+                for n in range(LANES):
+                    p = (key + n) * row + lane
+                    store(st, p, fma(load(turned, n * LANES), splat(LOG2E), load(st, p)))
+        return
+    s = carray(st, (KEYS, row))                         # a tile at the edge, or a bias that queries or keys share
+    for key in range(KEYS if S == 1 else min(KEYS, S - start)):
+        for lane in range(PANEL if N == 1 else min(PANEL, N - first)):
+            s[key, lane] += LOG2E * bias[b, h, shared(first + lane, N), shared(start + key, S)]
 
 
 @njit
-def hide(st, row, seen):
-    s = carray(st, (KEYS, row))
+def hide(st, row, partial, tile):
+    """-inf where the tile of the store, (KEYS, PANEL) booleans, says that a query may not look."""
     for key in range(KEYS):
-        for lane in range(PANEL):
-            if not seen[key, lane]:
-                s[key, lane] = -np.inf
+        flags = at(partial, tile, key, 0)
+        for lane in range(0, PANEL, LANES):
+            store(st, key * row + lane, seen(flags, lane, load(st, key * row + lane)))
 
 
 @intrinsic

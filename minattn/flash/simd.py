@@ -9,7 +9,8 @@
     read(p, n, brain)    the same, widened from 16 bits    largest(a, b)           lane by lane; b where one is NaN
     store(p, n, a)       LANES numbers to p[n] on          fma(a, b, c)            a * b + c, rounded once
     exp2(a), tanh(a)     see there                         unless_empty(a)         0 in lanes that are -inf
-    lanes_sum(a)         their sum, as a number            plus(p, n)              the address n elements further on
+    lanes_sum(a)         their sum, as a number            seen(p, n, a)           a, -inf where the byte p[n] is 0
+    plus(p, n)           the address n elements further on
 
 Numba compiles scalar Python well, but whether a loop becomes vector code is LLVM's guess. These words leave nothing to
 guess: each is one operation on `<LANES x float>`, which LLVM lowers to what the processor has.
@@ -25,6 +26,7 @@ LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES)
+SHORTS, BYTES = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(ir.IntType(8), LANES)
 float_p = types.CPointer(types.float32)
 
 
@@ -64,7 +66,7 @@ def call(builder, name, result, *values):
 
 def emit_load(builder, p, n, kind=VECTOR):
     value = builder.load(builder.bitcast(builder.gep(p, [n]), kind.as_pointer()))
-    value.align = 2 if kind is not VECTOR else 4            # nothing is promised beyond the alignment of one element
+    value.align = {VECTOR: 4, SHORTS: 2, BYTES: 1}[kind]    # nothing is promised beyond the alignment of one element
     return value
 
 
@@ -121,7 +123,7 @@ def read(context, p, n, brain):
     def build(builder, p, n, brain):
         if p.type.pointee == FLOAT:
             return emit_load(builder, p, n)
-        bits = emit_load(builder, p, n, ir.VectorType(ir.IntType(16), LANES))
+        bits = emit_load(builder, p, n, SHORTS)
         upper = builder.bitcast(builder.shl(builder.zext(bits, INTS), same(16, INTS)), VECTOR)
         half = builder.fpext(builder.bitcast(bits, ir.VectorType(ir.HalfType(), LANES)), VECTOR)
         return builder.select(brain, upper, half)
@@ -175,6 +177,17 @@ def largest(context, a, b):
 def unless_empty(context, a):
     """a, with 0 in the lanes that are -inf: the top of a row that has seen nothing, so that -inf - top stays -inf."""
     return word(vec(vec), lambda builder, a: builder.select(builder.fcmp_ordered("==", a, same(-np.inf)), same(0.0), a))
+
+
+@intrinsic
+def seen(context, p, n, a):
+    """a, with -inf in the lanes whose boolean, from p[n] on, is False."""
+
+    def build(builder, p, n, a):
+        hidden = builder.icmp_unsigned("==", emit_load(builder, p, n, BYTES), same(0, BYTES))
+        return builder.select(hidden, same(-np.inf), a)
+
+    return word(vec(p, types.intp, vec), build)
 
 
 @intrinsic
