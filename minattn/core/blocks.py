@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .grid import corner, tiles
+from .grid import tiles
 
 EMPTY, FULL, PARTIAL = 0, 1, 2
 
@@ -45,12 +45,12 @@ def block_map(mask, where, block_q, block_k):
     if not N or not S:
         nothing = np.full((1, 1, len(n_starts), len(s_starts)), EMPTY, np.uint8)
         return BlockMap(nothing, nothing - np.int32(1), np.zeros((0, block_q, block_k), bool), block_q, block_k)
-    first = mask.at(corner(where))
+    corner = mask.at(where._replace(i=where.i[:, :, :1], j=where.j[..., :1], n=where.n[:, :, :1], s=where.s[..., :1]))
     whole = tiles(where, n_starts, s_starts)
     slots = (whole.j_low >= 0).astype(np.int8) - (whole.j_high < 0)                # a key at -1 is an empty slot
     known = np.minimum(mask.known(whole), slots)
     # b and h of full size only where the rule or the positions need it
-    B, H = np.broadcast_shapes(first.shape[:2], where.i.shape[:2], where.j.shape[:2], known.shape[:2])
+    B, H = np.broadcast_shapes(corner.shape[:2], where.i.shape[:2], where.j.shape[:2], known.shape[:2])
     known = np.broadcast_to(known, (B, H, len(n_starts), len(s_starts)))
     kind = np.where(known > 0, FULL, EMPTY).astype(np.uint8)
     stored = np.full(kind.shape, -1, np.int32)

@@ -36,11 +36,6 @@ def grid(q_pos, k_pos, *, batch=1, heads=1, rows=None, columns=None, sizes=None)
     )
 
 
-def corner(where):
-    """The first entry of every head of a `Grid`: enough to see whether a mask fits, and which axes it needs."""
-    return where._replace(i=where.i[:, :, :1], j=where.j[..., :1], n=where.n[:, :, :1], s=where.s[..., :1])
-
-
 class Tiles(NamedTuple):
     """The tiles of a block map: the extremes of the positions in each, as arrays that broadcast to (B, H, rows, columns)."""
 

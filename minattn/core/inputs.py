@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .errors import MaskError, OptionError, PositionError, ShapeError
-from .grid import corner, grid, tiles
+from .grid import grid, tiles
 from .mask import Mask
 from .masks import causal as causal_mask
 from .shapes import as_array, broadcast_lead, common_type, floats, number, positions, spell, working_type
@@ -77,12 +77,9 @@ class Inputs:
         """Whether the extremes of the positions prove that everyone sees everything, as in most decoding steps."""
         if self.rule is None or not self.q_pos.size or not self.k_pos.size:
             return False
-        where = self.grid()
-        whole = tiles(where, [0], [0])
-        if whole.j_low.min() < 0 or self.rule.known(whole).min() <= 0:
-            return False
-        self.rule.at(corner(where))                               # one that does not fit says so here as elsewhere
-        return True
+        self.rule.check_fit(self.sizes)
+        whole = tiles(self.grid(), [0], [0])
+        return whole.j_low.min() >= 0 and self.rule.known(whole).min() > 0
 
     def select(self, heads, rows, lse=None):
         """The problem of some query heads and some queries, each with the KV head that it reads; and their lse."""

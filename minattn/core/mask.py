@@ -72,9 +72,7 @@ class Mask:
 
     def at(self, where):
         """Booleans at a `Grid`, with size 1 along every axis that the rule does not depend on."""
-        for letter, bound, given in zip("BNS", self.sizes, where.sizes, strict=True):
-            if bound is not None and bound != given:
-                raise ShapeError(f"mask {self.name} is made for {letter} = {bound} but the scores have {letter} = {given}")
+        self.check_fit(where.sizes)
         try:
             seen = np.asarray(self._at(where))
         except ValueError as error:
@@ -90,6 +88,12 @@ class Mask:
         except ValueError as error:
             raise ShapeError(f"mask {self.name}: its rule returns shape {seen.shape} for (B, H, N, S) = {full}") from error
         return seen.reshape((1,) * (4 - seen.ndim) + seen.shape)
+
+    def check_fit(self, sizes):
+        """Raise a ShapeError where the mask is bound to other (B, N, S) than these."""
+        for letter, bound, given in zip("BNS", self.sizes, sizes, strict=True):
+            if bound is not None and bound != given:
+                raise ShapeError(f"mask {self.name} is made for {letter} = {bound} but the scores have {letter} = {given}")
 
     def dense(self, N, S, *, batch=None, heads=1, q_pos=None, k_pos=None):
         """The mask as an array, as attention sees it.
