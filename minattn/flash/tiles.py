@@ -71,11 +71,11 @@ def product_tile(start, rows=ROWS, columns=COLUMNS):
             step, a_now, b_now = builder.phi(INT64), builder.phi(a.type), builder.phi(b.type)
             sums = [builder.phi(VECTOR) for _ in tile]
             b_vectors = [emit_load(builder, b_now, lane) for lane in lanes]
-            a_splats = [emit_splat(builder, builder.load(builder.gep(a_now, [offset]))) for offset in row_of_a]
-            new = [
-                emit_fma(builder, a_splats[row], b_vectors[column], old)
-                for old, (row, column) in zip(sums, tile, strict=True)
-            ]
+            new = []
+            for row in range(rows):                          # each number of A just before its use: fewer registers at a time
+                a_vector = emit_splat(builder, builder.load(builder.gep(a_now, [row_of_a[row]])))
+                old = sums[row * columns : (row + 1) * columns]
+                new += [emit_fma(builder, a_vector, b, c) for b, c in zip(b_vectors, old, strict=True)]
             going = (builder.add(step, INT64(1)), builder.gep(a_now, [a_step]), builder.gep(b_now, [b_row]), *new)
             for phi, entering, staying in zip((step, a_now, b_now, *sums), (INT64(0), a, b, *first), going, strict=True):
                 phi.add_incoming(entering, before)
