@@ -13,12 +13,16 @@ address, which would be another one on the next build. Two builds differ only in
 """
 import argparse
 import asyncio
+import functools
+import importlib.util
 import os
 import re
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
 
 HERE = Path(__file__).resolve().parent
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -71,6 +75,7 @@ def execute(notebook):
     from nbclient.exceptions import CellControlSignal, DeadKernelError
 
     metadata, started = dict(notebook.metadata), []
+    compile_kernels()
     with tempfile.TemporaryDirectory() as home:
         profile = Path(home, "profile_default", "ipython_kernel_config.py")
         profile.parent.mkdir()
@@ -96,6 +101,18 @@ def execute(notebook):
             cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
             refuse_unsteady(number, cell)
     return notebook
+
+
+@functools.cache
+def compile_kernels():
+    """Have the CPU kernels compiled, where they are not: what the library says of that wait would land in a lesson."""
+    if importlib.util.find_spec("numba") is None:
+        return
+    import minattn as ma
+
+    x = np.ones((1, 2, 70, 16), np.float32)
+    ma.attention(x[:, :, :1], x, x, backend="cpu")                    # one query: the decoding kernel
+    ma.attention_backward(x, x, x, x, backend="cpu")                  # and forward, and backward
 
 
 def weights_here():
