@@ -49,7 +49,7 @@ def brief(value):
     """What something is, in a few words."""
     if isinstance(value, np.ndarray):
         return f"an array {value.shape}"
-    if isinstance(value, tuple | list) and any(np.ndim(part) for part in value if isinstance(part, np.ndarray | list | tuple)):
+    if isinstance(value, tuple | list) and any(isinstance(part, tuple | list) or np.ndim(part) for part in value):
         return f"a {type(value).__name__} of {len(value)}"
     text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 40 else f"a {type(value).__name__}"
