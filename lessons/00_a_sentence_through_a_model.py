@@ -2,6 +2,7 @@
 # # 00 A sentence through a model
 #
 # 15 minutes · difficulty: easy · read before: nothing; you need Python, NumPy slices and the matrix product
+# · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -451,4 +452,5 @@ check.previous_token(previous_token)
 #   [reference.py](../minattn/core/reference.py).
 # - The paper: Vaswani et al. 2017, "Attention Is All You Need", equation (1),
 #   [arXiv:1706.03762](https://arxiv.org/abs/1706.03762).
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [01 Queries, keys, values](01_queries_keys_values.ipynb) does the looking by hand, on numbers with two decimals.

@@ -2,6 +2,7 @@
 # # 01 Queries, keys, values
 #
 # 20 minutes · difficulty: easy · read before: [00 A sentence through a model](00_a_sentence_through_a_model.ipynb)
+# · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -433,4 +434,5 @@ check.attention(attention)
 # - Projection: [projection.py](../minattn/core/projection.py). Softmax: [softmax.py](../minattn/core/softmax.py). Every step,
 #   named: [reference.py](../minattn/core/reference.py).
 # - The paper: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), equation (1) and section 3.2.
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [02 Scaling](02_scaling.ipynb), why the scores are divided by $\sqrt{D}$.

@@ -2,6 +2,7 @@
 # # 02 Scaling
 #
 # 20 minutes · difficulty: medium · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb)
+# · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -480,4 +481,5 @@ check.slopes_size(slopes_size)
 # - Scores, scale, softmax and their gradients, line by line: [reference.py](../minattn/core/reference.py).
 # - The paper: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), section 3.2.1 and its footnote 4 on the
 #   variance of a dot product.
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [03 Masks](03_masks.ipynb), what a query may look at.

@@ -2,7 +2,7 @@
 # # 10 FlashAttention I: the softmax in pieces
 #
 # 45 minutes · difficulty: medium · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb),
-# [03 Masks](03_masks.ipynb), [07 The KV cache](07_kv_cache.ipynb)
+# [03 Masks](03_masks.ipynb), [07 The KV cache](07_kv_cache.ipynb) · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -910,5 +910,6 @@ check.flash_forward(flash_forward)
 # - Papers: Milakov and Gimelshein 2018, [arXiv:1805.02867](https://arxiv.org/abs/1805.02867), Algorithm 3; Dao et al. 2022,
 #   [arXiv:2205.14135](https://arxiv.org/abs/2205.14135), Algorithm 1, Theorem 2 and Proposition 3; Dao 2023,
 #   [arXiv:2307.08691](https://arxiv.org/abs/2307.08691), Algorithm 1.
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [11 FlashAttention II](11_flashattention_kernel.ipynb), which makes it fast; then
 #   [12 The backward pass](12_flashattention_backward.ipynb), which needs the lse and never stores the map.

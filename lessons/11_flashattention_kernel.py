@@ -2,7 +2,7 @@
 # # 11 FlashAttention II: a kernel for your own machine
 #
 # 45 minutes · difficulty: hard · read before: [02 Scaling](02_scaling.ipynb),
-# [10 FlashAttention I](10_flashattention_tiles.ipynb)
+# [10 FlashAttention I](10_flashattention_tiles.ipynb) · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -1082,4 +1082,5 @@ check.deal_tasks(deal_tasks)
 #   GPU's version of the register tile); Williams, Waterman, Patterson 2009, "Roofline",
 #   [doi:10.1145/1498765.1498785](https://doi.org/10.1145/1498765.1498785); Goto and van de Geijn 2008, "Anatomy of
 #   High-Performance Matrix Multiplication", [doi:10.1145/1356052.1356053](https://doi.org/10.1145/1356052.1356053).
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [12 FlashAttention III: the backward pass](12_flashattention_backward.ipynb).

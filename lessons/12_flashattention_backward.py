@@ -3,6 +3,7 @@
 #
 # 50 minutes · difficulty: hard · read before: [02 Scaling](02_scaling.ipynb),
 # [10 FlashAttention I](10_flashattention_tiles.ipynb), [11 FlashAttention II](11_flashattention_kernel.ipynb)
+# · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -967,4 +968,5 @@ assert tokens[it + 1:] == [" was", " tired"]
 #   [minattn/multihead.py](../minattn/multihead.py).
 # - Papers: Dao et al. 2022, [arXiv:2205.14135](https://arxiv.org/abs/2205.14135), appendix B.2 (delta) and Algorithm 4; Dao
 #   2023, [arXiv:2307.08691](https://arxiv.org/abs/2307.08691), Algorithm 2.
+# - Which mechanism when: [which_when.md](which_when.md).
 # - What comes later: the same kernels skip whatever a mask hides, and other families of attention need no map at all.

@@ -34,7 +34,7 @@ def prose(source):
 
 
 def test_the_course_is_whole():
-    assert [source.stem[:2] for source in SOURCES] == [f"{n:02}" for n in range(10)]
+    assert [source.stem[:2] for source in SOURCES] == [f"{n:02}" for n in range(13)]
     assert {path.stem for path in LESSONS.glob("*.ipynb")} == {source.stem for source in SOURCES}
 
 
@@ -65,6 +65,9 @@ def test_head_says_what_to_expect(source):
     assert re.search(r"\b\d+ minutes\b", head.source), "says how many minutes"
     assert re.search(r"(?i)\bdifficulty\b", head.source), "says how difficult it is"
     assert re.search(r"(?i)you will be able to", head.source), "says what you will be able to do"
+    assert "read before" in head.source, "says what to read before"
+    assert "[glossary](glossary.md)" in head.source, "leads to the letters and terms"
+    assert "](which_when.md)" in prose(source), "leads to the map of mechanisms"
 
 
 @every_lesson
