@@ -7,6 +7,7 @@ The public face takes any leading axes, one head without an axis, masks as rules
 and one question, `visible()`; `restore` gives a result the caller's axes back.
 """
 import functools
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -138,7 +139,7 @@ def prepare(q, k, *values, mask=None, bias=None, causal=False, q_pos=None, k_pos
     _check_axes(**given)
     headless = given["q"].ndim == 2
     lead = broadcast_lead(**{name: a.shape[:-3] for name, a in given.items()})
-    batch = int(np.prod(lead))
+    batch = math.prod(lead)
     q, k, v = (_four_axes(given[name], lead) if name in given else None for name in "qkv")
     if len(q) != batch:                                           # so that scores and lse have every row, also where v alone has
         q = np.broadcast_to(q, (batch, *q.shape[1:]))
@@ -227,7 +228,7 @@ def _four_axes(a, lead):
         return a[None]
     if a.ndim == 4 and len(lead) == 1:
         return a
-    return np.broadcast_to(a, (*lead, *a.shape[-3:])).reshape(int(np.prod(lead)), *a.shape[-3:])
+    return np.broadcast_to(a, (*lead, *a.shape[-3:])).reshape(math.prod(lead), *a.shape[-3:])
 
 
 def _score_shaped(name, a, scores, headless):

@@ -2,6 +2,7 @@
 
     B batch   H query heads   G KV heads   N query length   S key length   D head dim   Dv value dim   E model dim
 """
+import math
 import operator
 
 import numpy as np
@@ -96,7 +97,7 @@ def positions(name, pos, letter, default, lead):
         raise ShapeError(f"{name} is {pos.shape}; it must be {fits}")
     if pos.ndim == 1 or len(lead) == 1:
         return pos if pos.ndim == 2 else pos[None]
-    return np.broadcast_to(pos, (*lead, len(default))).reshape(int(np.prod(lead)), len(default))
+    return np.broadcast_to(pos, (*lead, len(default))).reshape(math.prod(lead), len(default))
 
 
 def _fits(shape, lead):

@@ -4,6 +4,7 @@ The kernels want float32 or 16-bit numbers, the last axis in one piece and a mul
 (O(N) memory; the usual layouts are taken as they are). float64 runs the tiled NumPy form, online.py.
 """
 import functools
+import math
 import weakref
 
 import numba
@@ -147,7 +148,7 @@ def ready(*arrays, columns=LANES, half=True):
 
 def aligned(*shape):
     """An empty float32 array that begins at a multiple of BYTES, and so do its rows where they are as long as vectors."""
-    size = int(np.prod(shape[:-1])) * (last := -(-shape[-1] // LANES) * LANES)
+    size = math.prod(shape[:-1]) * (last := -(-shape[-1] // LANES) * LANES)
     room = np.empty(size * 4 + BYTES, np.uint8)
     start = -room.ctypes.data % BYTES
     return room[start : start + size * 4].view(np.float32).reshape(*shape[:-1], last)

@@ -85,7 +85,7 @@ def emit_fma(builder, a, b, c):
 
 @intrinsic
 def at(context, array, i, j, k):
-    """The address of array[i, j, k, 0], for an array of four axes with any strides."""
+    """The address of array[i, j, k, 0], for four axes with any strides; where there are fewer, the last indices do nothing."""
     pointer = types.CPointer(array.dtype)
 
     def code(context, builder, signature, values):
