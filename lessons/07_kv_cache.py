@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 07 The KV cache
 #
-# 30 minutes · difficulty: medium · read before: [03 Masks](03_masks.ipynb), [04 Many heads](04_many_heads.ipynb),
-# [06 Order](06_order.ipynb)
+# 40 minutes · difficulty: medium · read before: [03 Masks](03_masks.ipynb), [04 Many heads](04_many_heads.ipynb),
+# [06 Order](06_order.ipynb) · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -27,6 +27,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 import minattn as ma
+from minattn.practice import check
 
 q, k, v = X @ W_Q, X @ W_K, X @ W_V  # (N, D) each: one head, N = 4, D = 4
 print("keys, one row a token")
@@ -301,6 +302,30 @@ np.testing.assert_array_equal(broken.forward(prompt), model.forward(prompt))
 print("broken       ", text(broken.generate(prompt, max_new_tokens=14, progress=False)))
 
 # %% [markdown]
+# And the right step, written out: each query head looks at the cached keys of its KV head and at its own token's, which
+# stand last. It decodes in all 30 layers, one head after the other; the logits are those of the whole text read at once.
+
+# %%
+def step_by_step(q, k, v, *, causal, **options):
+    """Decoding with the course's four lines; a prompt goes through the library."""
+    if q.shape[-2] > 1:
+        return ma.attention(q, k, v, causal=causal, **options)
+    out = np.empty_like(q)                                            # (1, H, 1, D)
+    for h in range(q.shape[1]):
+        g = h // (q.shape[1] // k.shape[1])                           # which KV head it reads: lesson 08
+        out[0, h] = softmax(q[0, h] @ k[0, g].T / np.sqrt(q.shape[-1])) @ v[0, g]
+    return out
+
+
+mine, cache = model.with_attention(step_by_step), model.new_cache(capacity=64)
+mine.forward(prompt, cache=cache)
+rows = [mine.forward([token], cache=cache)[0] for token in kept]      # one token at a time
+whole = model.forward([*prompt, *kept])[-len(kept):]
+print(f"{len(kept)} tokens decoded by hand: largest difference of a logit {np.abs(rows - whole).max():.0e}, "
+      f"logits reach {np.abs(whole).max():.0f}")
+assert np.abs(rows - whole).max() < 1e-3
+
+# %% [markdown]
 # Prefill in pieces equals prefill in one go here too, up to rounding: a matrix product of another shape adds in another
 # order. The largest difference between two logits:
 
@@ -427,6 +452,8 @@ for name, config, dtype in [("SmolLM2, float32", c, "float32"),
 assert llama.kv_bytes(128 * 1024, "bfloat16") == 16 * 2**30
 
 weights_bytes = 2 * llama.n_parameters
+fit = [(80 * 10**9 - weights_bytes) // llama.kv_bytes(n, "bfloat16") for n in (8_192, 131_072)]
+assert fit == [59, 3]                               # users on a machine of 80 GB: exercise 2
 print(f"The 8B model's weights take {weights_bytes / 2**30:.1f} GiB: its cache is as large "
       f"at {weights_bytes / llama.kv_bytes(1, 'bfloat16'):,.0f} tokens")
 
@@ -462,76 +489,238 @@ np.testing.assert_allclose(np.concatenate(outs, axis=2), ma.attention(qs, ks, vs
 # these, so that a model never meets a distance that is longer than its cache.
 
 # %% [markdown]
+# ## What it costs, in a table
+#
+# For one text: $n$ tokens are there, $L$ layers, $H$ query heads, $G$ KV heads of $D$ numbers, $P$ weights in the layers, a
+# window of $w$ tokens behind the $f$ first ones.
+#
+# | | recomputed | with a cache | rolling cache |
+# |---|---|---|---|
+# | scores for the next token, a head | $n^2$ | $n$ | $f + w$ |
+# | operations for the next token | $2Pn + 4LHD\,n^2$ | $2P + 4LHD\,n$ | $2P + 4LHD\,(f + w)$ |
+# | scores for a text of $N$ tokens | about $N^3/3$ | about $N^2/2$ | $N (f + w)$ |
+# | numbers kept | none | $2LGD\,n$ | $2LGD\,(f + w - 1)$ |
+# | read from memory for the next token | weights | weights and cache | weights and cache |
+# | the same output | yes | yes, under a causal mask | under the window's mask |
+#
 # ## Exercises
 #
-# **1 (easy).** Decode one step by hand: given the old keys and values and the new token's three rows, return the output
-# row and the grown arrays.
+# Replace `return None` and run the cell. The check calls your function on arrays of its own, of several sizes; where the answer
+# is a known mistake, it names the mistake.
+
+# %% [markdown]
+# **1 (easy).** Decode one step. The new token's rows are `q_new` and `k_new` (1, D) and `v_new` (1, Dv); the tokens before it
+# left `K` (S, D) and `V` (S, Dv). Return the output row (1, Dv) and the grown arrays (S + 1, D) and (S + 1, Dv). Scores are
+# divided by $\sqrt{D}$.
 #
 # <details><summary>Hint</summary>
 #
-# Append first, attend second: the new token sees itself.
+# The new token sees itself. What has to come first, to append or to attend?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `np.concatenate([K, k_new])` makes a new array with the new row last. No mask is needed: no later key exists.
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
 # ```python
-# def decode(q_new, k_new, v_new, K, V):
+# def decode_step(q_new, k_new, v_new, K, V):
 #     K, V = np.concatenate([K, k_new]), np.concatenate([V, v_new])
 #     return ma.softmax(q_new @ K.T / np.sqrt(K.shape[1])) @ V, K, V
 # ```
 #
+# The arrays that came in stay as they were: `concatenate` copies.
+#
 # </details>
 
 # %%
-def decode(q_new, k_new, v_new, K, V):
-    """q_new, k_new, v_new (1, D), K and V (n, D) -> (out (1, D), K (n + 1, D), V (n + 1, D))"""
+def decode_step(q_new, k_new, v_new, K, V):
+    """(1, D), (1, D), (1, Dv), (S, D), (S, Dv) -> (out (1, Dv), K (S + 1, D), V (S + 1, Dv))"""
     return None
 
 
-def try_decode(n, D):
-    a, b, c = np.random.default_rng(n).standard_normal((3, n, D))
-    result = decode(a[-1:].copy(), b[-1:].copy(), c[-1:].copy(), b[:-1].copy(), c[:-1].copy())
-    if result is None:
-        return "fill in the blank"
-    want = ma.attention(a, b, c, causal=True)[-1:]
-    if result[0].shape != want.shape or not np.allclose(result[0], want):
-        return f"the output row is {result[0]}, it should be {want}"
-    grown = np.shape(result[1]) == np.shape(result[2]) == (n, D)
-    right = grown and np.allclose(result[1:], [b, c])
-    return "right" if right else "the grown K and V are not all keys and values"
-
-
-print("1 token:", try_decode(1, 3), "| 5 tokens:", try_decode(5, 2))
+check.decode_step(decode_step)
 
 # %% [markdown]
-# **2 (medium).** A machine has `memory` bytes for Llama 3.1 8B in bfloat16, weights included. How many users fit, each with
-# a context of `length` tokens?
+# **2 (easy).** A machine has `memory` bytes. A model of `parameters` weights, two bytes each, is stored once; each user has a
+# cache of `length` tokens in `layers` layers with `kv_heads` KV heads of `head_dim` numbers, two bytes each. How many users
+# fit? Return a whole number, 0 where not even the weights fit.
 #
 # <details><summary>Hint</summary>
 #
-# The weights are stored once, 2 bytes each; `config.kv_bytes(length, "bfloat16")` is one user's cache.
+# Subtract what is stored once, then divide by what each user takes.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# A token leaves a key *and* a value in each KV head of each layer. `//` gives whole users.
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
 # ```python
-# def users(memory, length, config):
-#     return (memory - 2 * config.n_parameters) // config.kv_bytes(length, "bfloat16")
+# def users_that_fit(memory, parameters, layers, kv_heads, head_dim, length):
+#     user = 2 * layers * kv_heads * head_dim * length * 2
+#     return max(0, (memory - 2 * parameters) // user)
 # ```
+#
+# Llama 3.1 8B on 80 GB: 59 users with 8,192 tokens each, 3 with 131,072.
 #
 # </details>
 
 # %%
-def users(memory, length, config):
-    """Whole users that fit, an int."""
+def users_that_fit(memory, parameters, layers, kv_heads, head_dim, length):
+    """six integers -> an int"""
     return None
 
 
-answers = [users(80 * 10**9, length, llama) for length in (8_192, 131_072)]
-verdict = "right" if answers == [59, 3] else f"not yet: {answers}"
-print("fill in the blank" if None in answers else verdict)
+check.users_that_fit(users_that_fit)
+
+# %% [markdown]
+# **3 (medium).** The same step with RoPE. `q_new` and `k_new` come *unrotated*; the rows of `K` were rotated to their
+# positions 0 to S - 1 when they came, and stay so. Rotate what has to be rotated with
+# `ma.rope(x, positions, layout="interleaved")`, where x is (N, D) and positions are (N,), and return `out`, `K` and `V` as in
+# exercise 1.
+#
+# <details><summary>Hint</summary>
+#
+# How many tokens are there before the new one? The first of them stands at 0.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `np.arange(len(q_new))` is `[0]` in every step, which is the stale position. Query and key of one token stand at one place;
+# the value is not rotated.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def decode_rotated(q_new, k_new, v_new, K, V):
+#     here = np.array([len(K)])
+#     q_new, k_new = (ma.rope(x, here, layout="interleaved") for x in (q_new, k_new))
+#     K, V = np.concatenate([K, k_new]), np.concatenate([V, v_new])
+#     return ma.softmax(q_new @ K.T / np.sqrt(K.shape[1])) @ V, K, V
+# ```
+#
+# A key's position never changes, so it is rotated once and stored that way.
+#
+# </details>
+
+# %%
+def decode_rotated(q_new, k_new, v_new, K, V):
+    """(1, D), (1, D), (1, Dv), rotated (S, D), (S, Dv) -> (out (1, Dv), K (S + 1, D), V (S + 1, Dv))"""
+    return None
+
+
+check.decode_rotated(decode_rotated)
+
+# %% [markdown]
+# **4 (medium).** Write `append` of a cache for B rows of unequal length and one head. It takes `k_new` and `v_new` (B, N, D)
+# and `lengths` (B,), how many of the N tokens of each row are real (the first ones). It stores the real ones behind what the
+# row holds, and returns k and v (B, S, D), where S is what the longest row holds by then, and `k_pos` (B, S): 0, 1, 2, ... and
+# -1 in slots that hold nothing. The caller may write into its arrays afterwards.
+#
+# <details><summary>Hint</summary>
+#
+# Row b goes from slot `self.lengths[b]` on. A loop over the rows is fine.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `self.k[b, start:stop] = k_new[b, :lengths[b]]` copies the numbers. Count up `self.lengths` after the loop; a slot of row b
+# holds something where its number is below `self.lengths[b]`.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# class MyCache:
+#     def __init__(self, batch, capacity, head_dim):
+#         self.k = np.zeros((batch, capacity, head_dim))
+#         self.v = np.zeros((batch, capacity, head_dim))
+#         self.lengths = np.zeros(batch, dtype=int)
+#
+#     def append(self, k_new, v_new, lengths):
+#         after = self.lengths + lengths
+#         for b, (start, stop) in enumerate(zip(self.lengths, after)):
+#             self.k[b, start:stop] = k_new[b, :lengths[b]]
+#             self.v[b, start:stop] = v_new[b, :lengths[b]]
+#         self.lengths = after
+#         slots = np.arange(after.max())
+#         k_pos = np.where(slots < after[:, None], slots, -1)
+#         return self.k[:, :len(slots)], self.v[:, :len(slots)], k_pos
+# ```
+#
+# To keep `k_new` itself in a list is shorter, and wrong as soon as the caller uses its array again.
+#
+# </details>
+
+# %%
+class MyCache:
+    def __init__(self, batch, capacity, head_dim):
+        self.k = np.zeros((batch, capacity, head_dim))
+        self.v = np.zeros((batch, capacity, head_dim))
+        self.lengths = np.zeros(batch, dtype=int)
+
+    def append(self, k_new, v_new, lengths):
+        """(B, N, D), (B, N, D), (B,) -> (k (B, S, D), v (B, S, D), k_pos (B, S))"""
+        return None
+
+
+check.kv_cache(MyCache)
+
+# %% [markdown]
+# **5 (hard).** A window that rolls, for one row and one head. `k` (S, D) are the keys that are held, in the order of the text,
+# and `k_pos` (S,) their positions; the newest one is last. `k_new` (N, D) are the tokens that follow it. Keep the tokens at
+# positions below `first` and the `window` latest ones, the new ones counted; return keys and positions, in the same order.
+# N may be larger than the window.
+#
+# <details><summary>Hint</summary>
+#
+# Append everything first, with positions. Then say, for each position, whether it stays.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# The new ones stand at `k_pos[-1] + 1` and on. With the newest at p, the `window` latest are p - window + 1 to p. The two
+# conditions are joined by *or*.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def rolling_cache(k, k_pos, k_new, first, window):
+#     new = k_pos[-1] + 1 + np.arange(len(k_new))
+#     k, k_pos = np.concatenate([k, k_new]), np.concatenate([k_pos, new])
+#     stays = (k_pos < first) | (k_pos > k_pos[-1] - window)
+#     return k[stays], k_pos[stays]
+# ```
+#
+# One condition on positions serves every case: nothing to evict, one token, many at once. `ma.RollingCache` keeps
+# `window - 1` instead, because the next query's own token is the last of its window.
+#
+# </details>
+
+# %%
+def rolling_cache(k, k_pos, k_new, first, window):
+    """(S, D), (S,), (N, D), two numbers -> (k, k_pos) of what is held afterwards"""
+    return None
+
+
+check.rolling_cache(rolling_cache)
 
 # %% [markdown]
 # ## Three questions
@@ -568,4 +757,5 @@ print("fill in the blank" if None in answers else verdict)
 #   [minattn/models/llama.py](../minattn/models/llama.py).
 # - Papers: Shazeer 2019, [arXiv:1911.02150](https://arxiv.org/abs/1911.02150), section 2.4, on decoding step by step; Xiao
 #   et al. 2023, [arXiv:2309.17453](https://arxiv.org/abs/2309.17453), section 3.2, on the rolling cache.
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [08 Fewer KV heads](08_mqa_gqa.ipynb).

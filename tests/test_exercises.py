@@ -10,7 +10,7 @@ import pytest
 from minattn.practice import check, notebook
 
 LESSONS = Path(__file__).resolve().parents[1] / "lessons"
-UNCONVERTED = ("04", "05", "06", "07", "08", "09")                      # in the older form; it shrinks to nothing
+UNCONVERTED = ("04", "05", "06", "08", "09")                      # in the older form; it shrinks to nothing
 
 NOTEBOOKS = {path.name[:2]: path for path in sorted(LESSONS.glob("[0-9][0-9]_*.ipynb")) if path.name.count(".") == 1}
 CONVERTED = {number: path for number, path in NOTEBOOKS.items() if number not in UNCONVERTED}
