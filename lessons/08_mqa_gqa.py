@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 08 Fewer KV heads: MHA, GQA, MQA
 #
-# 25 minutes · difficulty: medium · read before: [04 Many heads](04_many_heads.ipynb), [07 The KV cache](07_kv_cache.ipynb)
+# 35 minutes · difficulty: medium · read before: [04 Many heads](04_many_heads.ipynb), [07 The KV cache](07_kv_cache.ipynb)
+# · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -33,6 +34,7 @@ import numpy as np
 from course import TOKENS, W_K, W_Q, W_V, X
 
 import minattn as ma
+from minattn.practice import check
 
 H = 4
 for G, name in [(4, "MHA"), (2, "GQA"), (1, "MQA")]:
@@ -349,13 +351,38 @@ print(f"distance of two maps of a layer on the cat sentence: "
 # and head 8 does not: it rests on the first token. Over all layers, on the cat sentence, maps of one group are hardly
 # more alike than maps of different groups.
 #
+# ## What it costs, in a table
+#
+# To decode one token in one layer: $H$ query heads, $S$ keys of $D$ numbers, $E$ numbers a token, 4 bytes a number.
+#
+# | | MHA, $G = H$ | GQA | MQA, $G = 1$ |
+# |---|---|---|---|
+# | keys and values kept, numbers | $2HDS$ | $2GDS$ | $2DS$ |
+# | weights of $W_K$ and $W_V$ | $2EHD$ | $2EGD$ | $2ED$ |
+# | attention maps | $H$ | $H$ | $H$ |
+# | operations of scores and output | $4HDS$ | $4HDS$ | $4HDS$ |
+# | operations for each byte of keys and values | $1/2$ | $H / (2G)$ | $H/2$ |
+# | softmax weights | $HS$ | $HS$ | $HS$ |
+# | what it gives up | nothing | keys and values of its own for each head | all but one head of keys and values |
+#
 # ## Exercises
 #
-# **1 (easy).** Write the rule for all heads at once: an array of $H$ integers, the KV head of each query head.
+# Replace `return None` and run the cell. The check calls your function on arrays of its own, of several sizes; where the answer
+# is a known mistake, it names the mistake.
+
+# %% [markdown]
+# **1 (easy).** Write the rule for all heads at once: `kv_head_of(H, G)`, an array of $H$ integers, the KV head that each query
+# head reads. $G$ divides $H$.
 #
 # <details><summary>Hint</summary>
 #
 # `np.arange(H)`, and how many query heads a group has.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# With $H = 8$ and $G = 2$ the answer is 0 0 0 0 1 1 1 1. What are the heads 0 to 7 divided by, and rounded how?
 #
 # </details>
 #
@@ -366,64 +393,155 @@ print(f"distance of two maps of a layer on the cat sentence: "
 #     return np.arange(H) // (H // G)
 # ```
 #
+# `np.arange(H) % G` would be tile.
+#
 # </details>
 
 # %%
 def kv_head_of(H, G):
-    """(H,) integers: the KV head that each query head reads."""
+    """two integers -> (H,) integers"""
     return None
 
 
-def try_kv_head(H, G):
-    given = kv_head_of(H, G)
-    if given is None:
-        return "fill in the blank"
-    want, mistaken = np.repeat(np.arange(G), H // G), np.tile(np.arange(G), H // G)
-    if np.array_equal(given, want):
-        return "right"
-    return "this is tile, not repeat" if np.array_equal(given, mistaken) else f"{given}, not {want}"
-
-
-print([try_kv_head(H, G) for H, G in [(8, 2), (9, 3), (6, 1), (5, 5)]])
+check.kv_head_of(kv_head_of)
 
 # %% [markdown]
-# **2 (medium).** Compute the scores of grouped heads without repeating, tiling or looping: q (H, N, D) and k (G, S, D) in,
-# (H, N, S) out, not scaled.
+# **2 (easy).** How many bytes does the cache of one text take? `layers`, `heads` query heads, `kv_heads` KV heads of
+# `head_dim` numbers, `length` tokens, `itemsize` bytes a number. One of the six does not matter.
 #
 # <details><summary>Hint</summary>
 #
-# Reshape q so that the heads of a group become more rows, multiply, reshape back.
+# Which of queries, keys and values are looked at again by a later token?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# A key and a value, for each token, in each layer, for each KV head.
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
 # ```python
-# def grouped_scores(q, k):
-#     (H, N, D), G = q.shape, len(k)
-#     return (q.reshape(G, H // G * N, D) @ k.swapaxes(1, 2)).reshape(H, N, -1)
+# def kv_bytes(layers, heads, kv_heads, head_dim, length, itemsize):
+#     return 2 * layers * kv_heads * head_dim * length * itemsize
 # ```
+#
+# With MHA it would be $H / G$ times as much: 4 times for Llama 3.1 8B, 3 times for SmolLM2.
 #
 # </details>
 
 # %%
-def grouped_scores(q, k):
-    """(H, N, D), (G, S, D) -> (H, N, S)"""
+def kv_bytes(layers, heads, kv_heads, head_dim, length, itemsize):
+    """six integers -> an int"""
     return None
 
 
-def try_scores(H, G, N, S, D):
-    rng = np.random.default_rng(H)
-    q, k = rng.standard_normal((H, N, D)), rng.standard_normal((G, S, D))
-    given, want = grouped_scores(q.copy(), k.copy()), q @ ma.repeat_kv(k, H // G).swapaxes(1, 2)
-    if given is None:
-        return "fill in the blank"
-    if np.shape(given) != want.shape:
-        return f"the shape is {np.shape(given)}, it should be {want.shape}"
-    return "right" if np.allclose(given, want) else "the shape is right, the numbers are not"
+check.kv_bytes(kv_bytes)
+
+# %% [markdown]
+# **3 (medium).** Write grouped attention: q (H, N, D), k (G, S, D), v (G, S, Dv) and `may` (N, S), booleans, True where a
+# query may look (each one sees a key at least). The output is (H, N, Dv). Scores are divided by $\sqrt{D}$. Repeat the KV heads,
+# or, better, make the heads of a group rows and copy nothing; `ma.softmax` is allowed.
+#
+# <details><summary>Hint</summary>
+#
+# The section 'In one product' has both ways. The first one: `np.repeat(k, H // G, axis=0)`, and then lesson 04.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# Without a copy: `q.reshape(G, H // G * N, D) @ k.swapaxes(1, 2)` has the shape (G, H // G * N, S); reshaped to (H, N, S) it
+# can be masked. The weights go the same way once more.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def grouped_heads(q, k, v, may):
+#     (H, N, D), G = q.shape, len(k)
+#     scores = (q.reshape(G, H // G * N, D) @ k.swapaxes(1, 2)).reshape(H, N, -1) / np.sqrt(D)
+#     weights = ma.softmax(np.where(may, scores, -np.inf))
+#     return (weights.reshape(G, H // G * N, -1) @ v).reshape(H, N, -1)
+# ```
+#
+# Query heads of a group are neighbours, so the reshape needs no transpose. `q.reshape(H // G, G, N, D)` has a plausible shape,
+# and is tile.
+#
+# </details>
+
+# %%
+def grouped_heads(q, k, v, may):
+    """(H, N, D), (G, S, D), (G, S, Dv), bool (N, S) -> (H, N, Dv)"""
+    return None
 
 
-print([try_scores(6, 2, 3, 5, 4), try_scores(4, 4, 1, 7, 2), try_scores(9, 3, 5, 2, 8)])
+check.grouped_heads(grouped_heads)
+
+# %% [markdown]
+# **Your layer in SmolLM2.** Once exercise 3 is right, run the next cell again: your function attends in all 30 layers, and
+# the logits are compared with the model's own. Until then the library's stands in. Beside it the tiled heads. (Where the weights
+# are not here, the model has random ones.)
+
+# %%
+def in_the_model(fn):
+    """fn(q, k, v, may) as a model calls its attention: with a batch in front, and positions in place of a mask."""
+    def attend(q, k, v, *, causal, q_pos, k_pos):
+        may = k_pos <= q_pos[:, None]                                 # causal: (N, S)
+        return np.stack([fn(*row, may) for row in zip(q, k, v, strict=True)])
+    return attend
+
+
+model = course.model()
+trained = model is not None
+model = model or ma.models.Llama.random(smol)
+ids = model.tokenizer.encode(course.SENTENCE) if trained else list(range(100, 110))
+own, solved = model.forward(ids), bool(check.grouped_heads(grouped_heads))
+layers = {"yours": grouped_heads} if solved else {"not yours yet": lambda q, k, v, may: ma.attention(q, k, v, mask=may)}
+layers["tiled"] = lambda q, k, v, may: ma.attention(q, *(np.tile(x, (3, 1, 1)) for x in (k, v)), mask=may)
+off = {name: np.abs(model.with_attention(in_the_model(fn)).forward(ids) - own).max() for name, fn in layers.items()}
+for name, largest in off.items():
+    print(f"{name:14} largest difference of a logit {largest:8.5f}, logits reach {np.abs(own).max():.0f}")
+assert off["tiled"] > 1 > 1e-3 > min(off.values())
+
+# %% [markdown]
+# **4 (hard).** Pool KV heads: `w` (E, G * D) is a $W_K$ or $W_V$, head after head; `new` divides `G`. Return (E, new * D), where
+# each new head is the mean of the G / new neighbouring heads that it replaces.
+#
+# <details><summary>Hint</summary>
+#
+# Give each thing an axis of its own first: new heads, members of a group, channels of a head.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `w.reshape(E, new, G // new, D)`, where D is `w.shape[1] // G`. Over which axis is the mean?
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def pool_heads(w, G, new):
+#     members = w.reshape(len(w), new, G // new, w.shape[1] // G)
+#     return members.mean(axis=2).reshape(len(w), -1)
+# ```
+#
+# The members of a group are the heads whose queries will share the new one: neighbours, as in the rule.
+#
+# </details>
+
+# %%
+def pool_heads(w, G, new):
+    """(E, G * D), two integers -> (E, new * D)"""
+    return None
+
+
+check.pool_heads(pool_heads)
 
 # %% [markdown]
 # ## Three questions
@@ -459,4 +577,5 @@ print([try_scores(6, 2, 3, 5, 4), try_scores(4, 4, 1, 7, 2), try_scores(9, 3, 5,
 #   [minattn/core/projection.py](../minattn/core/projection.py), `from_mha` in [minattn/multihead.py](../minattn/multihead.py).
 # - Papers: Shazeer 2019, [arXiv:1911.02150](https://arxiv.org/abs/1911.02150), section 3; Ainslie et al. 2023,
 #   [arXiv:2305.13245](https://arxiv.org/abs/2305.13245), section 2.
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [09 A Llama by the numbers](09_llama_by_the_numbers.ipynb).

@@ -30,7 +30,10 @@ def _step(out=lambda q, k, v, K, V: _attend(q, *_grown(q, k, v, K, V)), arrays=_
 
 
 def _scaled(scale):
-    return _step(lambda *given: _attend(given[0], *_grown(*given), scale=scale))
+    def out(q_new, k_new, v_new, K, V):
+        return _attend(q_new, np.concatenate([K, k_new]), np.concatenate([V, v_new]), scale)
+
+    return _step(out)
 
 
 _ITSELF = "Does the new token see itself? Of how many keys does it take an average?"
