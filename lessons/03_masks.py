@@ -8,7 +8,8 @@
 # - mask where it works, before the softmax, and show that nothing leaks,
 # - run sentences of unequal length in one batch, each as if it were alone,
 # - build masks from rules with `&`, `|` and `~`, and say how they align when N and S differ,
-# - name what goes wrong with a large negative number instead of a mask.
+# - name what goes wrong with a large negative number instead of a mask,
+# - write a test that finds nine real bugs of attention.
 
 # %% [markdown]
 # ## The question
@@ -558,6 +559,65 @@ def masked_softmax(scores, may):
 
 
 check.masked_softmax(masked_softmax)
+
+# %% [markdown]
+# **6 (hard).** Now the other way round: you write the test, and the check brings the bugs. There are nine, each made after a
+# public report, and most are about masks. `my_test` takes a function that is called as
+# `attention(q, k, v, causal=False, mask=None, window=None, softcap=None, return_weights=False)` and must raise, by `assert`,
+# if that function is wrong. It draws its own inputs: q (..., N, D), k (..., S, D), v (..., S, Dv). A mask is boolean (N, S);
+# `window=n` shows the n latest keys up to a query's own position; `softcap=c` makes c tanh(s / c) of each scaled score s;
+# `return_weights=True` returns (out, weights). A row that sees nothing is 0. Run a first short test: the check tells of each
+# bug that survives what its users saw.
+#
+# <details><summary>Hint</summary>
+#
+# A bug shows where inputs are uneven: N other than S, lengths that are not round, a row that sees nothing, two options in one
+# call. `ma.attention` is a right answer to compare with; so is a second call of the same function that must agree.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# Sections 5 and 8 hold most of it. A window as `ma.attention` wants it is `mask=ma.masks.causal() & ma.masks.last(n)`. For a
+# hidden NaN: hide a key from all queries, keep the output, spoil that key and its value, compare. In float16 the lowest number
+# is -65504: a row that sees nothing fails when all its scores are below -16.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def my_test(attention):
+#     rng = np.random.default_rng(0)
+#     q, k, v = (rng.standard_normal((2, length, 4)) for length in (5, 7, 7))
+#     mask = rng.random((5, 7)) < 0.6
+#     mask[2] = False                                 # a row that sees nothing
+#     mask[:, 6] = False                              # a key that nobody sees
+#     latest = ma.masks.causal() & ma.masks.last(3)
+#     same = [{}, {"causal": True}, {"mask": mask}, {"mask": mask, "softcap": 2.0}]
+#     for mine, other in [*zip(same, same), ({"window": 3}, {"mask": latest})]:
+#         want = ma.attention(q, k, v, **other)
+#         assert np.allclose(attention(q, k, v, **mine), want)
+#         out, weights = attention(q, k, v, return_weights=True, **mine)
+#         assert np.allclose(out, want)
+#     k[:, 6] = v[:, 6] = np.nan
+#     assert np.isfinite(attention(q, k, v, mask=mask)).all()
+#     low = np.full((1, 4), 10, dtype=np.float16)     # its score with -low is -200
+#     assert not attention(low, -low, low, mask=np.array([[False]])).any()
+# ```
+#
+# No line is clever; what kills is that nothing in the inputs is equal, square or round by accident. A test of shapes alone
+# kills none of the nine.
+#
+# </details>
+
+# %%
+def my_test(attention):
+    """a function under test -> nothing; raises where it is wrong"""
+    return None
+
+
+check.tests(my_test)
 
 # %% [markdown]
 # ## 12. Three questions

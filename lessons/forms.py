@@ -42,13 +42,13 @@ def teacher(blank, run):
     """`run`, the filled notebook after it ran, with the mistakes of each exercise; LessonError where a check does not pass."""
     import nbformat
 
-    known, lesson = check.all(), copy.deepcopy(run)
+    lesson = copy.deepcopy(run)
     for task in reversed(tasks(blank)):                               # from the end: a new cell moves no earlier one
         cell = run.cells[task.at]
         shown = "".join(output.get("data", {}).get("text/plain", "") for output in cell.outputs)
         if not shown.startswith(f"{task.check}: pass"):
             raise LessonError(f"exercise {task.number}: the answer shown does not pass its check\n{shown}")
-        lines = "\n".join(f"- **{wrong.name}**: {wrong.look}" for wrong in known[task.check].wrong)
+        lines = "\n".join(f"- **{wrong.name}**: {wrong.look}" for wrong in check.behind(task.call).wrong)
         fold = f"<details><summary>Mistakes that the check names</summary>\n\n{lines}\n\n</details>"
         lesson.cells.insert(task.at + 1, nbformat.v4.new_markdown_cell(fold, id=f"{cell.id}-mistakes"))
     return lesson

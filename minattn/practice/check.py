@@ -1,15 +1,18 @@
 """The exercises by name: `check.softmax(my_softmax)` returns a Result; `check.all()` lists every one.
 
-Whatever Exercise a file of this folder declares is here under its own name.
+Whatever Exercise a file of this folder declares is here under its own name. `check.tests(my_test)` turns it round: you
+write the test, and the bug zoo (zoo/) holds what it should find.
 """
+import ast
 import functools
 import importlib
 import pkgutil
 
 from .exercise import Exercise
+from .zoo import FAMILIES, tests
 
 _MACHINERY = {  # these declare no exercises
-    "arguments", "check", "compare", "exercise", "notebook", "progress", "result", "trace", "worker",
+    "arguments", "check", "compare", "exercise", "notebook", "progress", "result", "trace", "worker", "zoo",
 }  # fmt: skip
 
 
@@ -39,6 +42,17 @@ def all():
     return dict(sorted(_found().items()))
 
 
+def behind(call):
+    """The Exercise that a lesson's last line calls, or the zoo's Family: of 'check.tests(my_test, of="rope")' that of rope."""
+    line = ast.parse(call, mode="eval").body
+    if not (isinstance(line, ast.Call) and isinstance(line.func, ast.Attribute)):
+        raise ValueError(f"{call!r} calls no check")
+    if line.func.attr != tests.__name__:
+        return _found()[line.func.attr]
+    options = {option.arg: ast.literal_eval(option.value) for option in line.keywords}
+    return FAMILIES[options.get("of", "attention")]
+
+
 def __getattr__(name):
     if name.startswith("_") or name not in _found():
         near = ", ".join(_found())
@@ -47,4 +61,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return ["all", *_found()]
+    return ["all", "behind", "tests", *_found()]

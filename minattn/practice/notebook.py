@@ -45,6 +45,11 @@ class Task(NamedTuple):
     at: int  # index of the code cell; the Markdown cell is the one before
 
     @property
+    def call(self):
+        """The last line of the cell, check.NAME(...)."""
+        return self.blank.rstrip().splitlines()[-1]
+
+    @property
     def filled(self):
         """The code cell with the Answer in place of the blank: what is shown is what runs."""
         return fill(self.blank, self.answer)

@@ -12,9 +12,15 @@ PACKAGES = tuple(f"{folder.resolve()}{os.sep}" for folder in [Path(__file__).par
 
 
 def explain(error, signature):
-    """The learner's exception: its type, its text, and the last line of their own code that it went through (in a notebook too,
-    whose cells `linecache` knows)."""
+    """The learner's exception: its type, its text, and the last line of their own code that it went through."""
     text = f"{type(error).__name__}: {error}".rstrip(": ")
+    where = place(error)
+    return f"{text}\nin {where}" if where else f"{text}\nIt is called as {signature}."
+
+
+def place(error):
+    """"line 3: x = 1 / 0", the last line of the learner's own code that an exception went through (in a notebook too, whose
+    cells `linecache` knows); "" where it went through none."""
     frames, frame = [], error.__traceback__
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
@@ -22,7 +28,7 @@ def explain(error, signature):
             frames.append((file, frame.tb_lineno, frame.tb_frame.f_globals))
         frame = frame.tb_next
     if not frames:
-        return f"{text}\nIt is called as {signature}."
+        return ""
     file, number, scope = frames[-1]
     line = linecache.getline(file, number, scope).strip()
-    return f"{text}\nin line {number}{': ' if line else ' of your code'}{line}"
+    return f"line {number}{': ' if line else ' of your code'}{line}"
