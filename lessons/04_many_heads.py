@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 04 Many heads
 #
-# 35 minutes · difficulty: medium · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb),
-# [03 Masks](03_masks.ipynb)
+# 45 minutes · difficulty: medium · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb),
+# [03 Masks](03_masks.ipynb) · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -30,6 +30,7 @@ import numpy as np
 import course
 import minattn as ma
 from course import TOKENS, W_K, W_O, W_Q, W_V, X
+from minattn.practice import check
 
 np.set_printoptions(precision=2, suppress=True)
 N, E, H, D = 4, 4, 2, 2
@@ -210,40 +211,36 @@ for h in range(H):
     print(f"head {h}: W_V[h] W_O[h] is {moves.shape}, of rank {np.linalg.matrix_rank(moves)}")
 
 # %% [markdown]
-# ## What it costs
+# ## The real thing: one head after the other in SmolLM2
 #
-# Let N tokens attend to N tokens. Each of the four projections is N x E times E x E. A head's scores are N x D times D x
-# N, its output N x N times N x D. A product of (a, b) by (b, c) takes 2abc floating-point operations (FLOPs; a GFLOP is
-# a billion of them).
+# H heads are H separate attentions: in a trained model as well? Give SmolLM2 an attention that calls `ma.attention` for
+# one head at a time, in all 30 layers, and compare the logits, the scores for the next token. A model has a batch axis in
+# front, q is (B, H, N, D). It has 9 query heads and 3 KV heads, and three neighbours share one: head h reads KV head h // 3
+# (lesson 08 is about that). Where the weights are not here, the same lines run on random weights.
 
 # %%
-def flops(N, E, H):
-    D = E // H
-    projections = 4 * 2 * N * E * E
-    one_head = 2 * N * D * N + 2 * N * N * D  # scores, then the weighted sum
-    return projections + H * one_head
+model, trained = course.model(), True
+if model is None:
+    print("The lines below run on random weights of SmolLM2's shape.")
+    model, trained = ma.models.Llama.random(ma.models.LlamaConfig.smollm2()), False
+ids = model.tokenizer.encode(course.SENTENCE) if trained else list(range(100, 110))
+logits = model.forward(ids)                                           # (N, vocabulary)
 
 
-rng = np.random.default_rng(0)
-length, width = 512, 512
-x = rng.standard_normal((length, width), dtype=np.float32)
-print(f"N = {length}, E = {width}, float32")
-print("    H     D   GFLOP   maps, MB   seconds here")
-for count in (1, 2, 4, 8, 16, 32):
-    layer = ma.MultiHeadAttention.random(width, heads=count, dtype=np.float32)
-    elapsed = course.seconds(lambda layer=layer: layer(x), 7)
-    print(f"{count:5} {width // count:5} {flops(length, width, count) / 1e9:7.2f} "
-          f"{4 * count * length**2 / 1e6:10.1f} {elapsed:14.3f}")
+def by_heads(q, k, v, **options):
+    share = q.shape[1] // k.shape[1]
+    outs = [ma.attention(q[:, h:h + 1], k[:, h // share:h // share + 1], v[:, h // share:h // share + 1], **options)
+            for h in range(q.shape[1])]
+    return np.concatenate(outs, axis=1)                               # (B, H, N, D)
 
-# %% [markdown]
-# The arithmetic of the products does not depend on H: H times as many heads, each 1/H as wide. In that sense more heads
-# are free, and only in that sense. The maps, H N² numbers, grow with H, and so do the softmax and all else that reads or
-# writes a map; products of narrow matrices are also less efficient. That is why the time in the last column grows all
-# the same. And a smaller D has its own price: a head's scores are products of D numbers, so its N x N score matrix has
-# rank at most D.
+
+difference = np.abs(model.with_attention(by_heads).forward(ids) - logits).max()
+print(f"{logits.shape[0]} tokens, {logits.shape[1]:,} logits each, up to {np.abs(logits).max():.1f}; "
+      f"largest difference {difference:.0e}")
+assert difference < 1e-3
 
 # %% [markdown]
-# ## The real thing: heads of SmolLM2
+# ## What heads do
 #
 # SmolLM2 has 30 layers of 9 heads, D = 64, 270 maps for each text. Nobody told a head what to do. Head h of layer l is
 # called l.h. Here are three on the sentence of lesson 00, each with a name for its job: look whether the name fits.
@@ -371,86 +368,255 @@ assert whole < max(drawn) < previous_token < np.log(49152) < six
 assert 0.45 < (previous_token - whole) / (lesions.first[0] - whole) < 0.55
 
 # %% [markdown]
-# ## Exercises
+# ## What it costs
 #
-# **1.** Write `my_split` without looking up: (N, H * D) to (H, N, D).
+# Let N tokens attend to N tokens. Each of the four projections is N x E times E x E. A head's scores are N x D times D x
+# N, its output N x N times N x D. A product of (a, b) by (b, c) takes 2abc floating-point operations (FLOPs; a GFLOP is
+# a billion of them).
 
 # %%
-def my_split(x, heads):
-    return None                                                       # your line
+def flops(N, E, H):
+    D = E // H
+    projections = 4 * 2 * N * E * E
+    one_head = 2 * N * D * N + 2 * N * N * D  # scores, then the weighted sum
+    return projections + H * one_head
 
 
-def check_split(fn):
-    rng = np.random.default_rng(4)
-    for N, H, D in [(3, 2, 5), (7, 6, 1), (2, 3, 4)]:
-        x = rng.standard_normal((N, H * D))
-        got = fn(x.copy(), H)
-        if got is None:
-            return "fill in the blank"
-        if np.shape(got) != (H, N, D):
-            return f"the shape is {np.shape(got)}; for {H} heads of x {x.shape} it is {(H, N, D)}"
-        if not np.array_equal(got, ma.split_heads(x, H)):
-            return "the right shape, the wrong numbers: are tokens mixed with heads?"
-    return "pass"
-
-
-print(check_split(my_split))
+rng = np.random.default_rng(0)
+length, width = 512, 512
+x = rng.standard_normal((length, width), dtype=np.float32)
+print(f"N = {length}, E = {width}, float32")
+print("    H     D   GFLOP   maps, MB   seconds here")
+for count in (1, 2, 4, 8, 16, 32):
+    layer = ma.MultiHeadAttention.random(width, heads=count, dtype=np.float32, backend="numpy")
+    elapsed = course.seconds(lambda layer=layer: layer(x), 7)
+    print(f"{count:5} {width // count:5} {flops(length, width, count) / 1e9:7.2f} "
+          f"{4 * count * length**2 / 1e6:10.1f} {elapsed:14.3f}")
 
 # %% [markdown]
+# The arithmetic of the products does not depend on H: H times as many heads, each 1/H as wide. In that sense more heads
+# are free, and only in that sense. The maps, H N² numbers, grow with H, and so do the softmax and all else that reads or
+# writes a map; products of narrow matrices are also less efficient. That is why the time in the last column grows all
+# the same. (`backend="numpy"` holds every map whole, as the formulas do; lesson 10 does without maps.) And a smaller D has
+# its own price: a head's scores are products of D numbers, so its N x N score matrix has rank at most D.
+
+# %% [markdown]
+# In one table, for N tokens, width E and H heads of D = E / H numbers:
+#
+# | | FLOPs | numbers to keep | with twice as many heads |
+# |---|---|---|---|
+# | four projections | $8 N E^2$ | $4 E^2$ weights | the same |
+# | scores | $2 N^2 E$ | $H N^2$ | the same FLOPs, twice the numbers |
+# | softmax | a few for each score | $H N^2$ | twice both |
+# | weighted sums | $2 N^2 E$ | $N E$ | the same |
+
+# %% [markdown]
+# ## Exercises
+#
+# Replace `return None` and run the cell. The check calls your function on arrays of its own, of several sizes; where the answer
+# is a known mistake, it names the mistake.
+
+# %% [markdown]
+# **1 (easy).** Write `split_heads(x, heads)`: x (N, H * D) comes in, (H, N, D) comes out, and head h has the columns h D to
+# (h + 1) D - 1 of every token.
+#
 # <details><summary>Hint</summary>
 #
-# First cut the last axis in two with a reshape that leaves the token axis alone, then swap two axes.
+# Two steps: cut the last axis in two with a reshape that leaves the token axis alone, then move an axis.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# After the cut the array is (N, H, D). Which two axes have to change places?
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
 # ```python
-# def my_split(x, heads):
+# def split_heads(x, heads):
 #     return x.reshape(len(x), heads, -1).swapaxes(0, 1)
 # ```
 #
-# </details>
+# A reshape keeps the order of the numbers in memory; only the swap brings a head's tokens together.
 #
-# **2.** Switch head 0 of the course's layer off *by its weights alone*: return a W_O with which
-# `MultiHeadAttention(W_Q, W_K, W_V, W_O, heads=2)` writes only what head 1 writes.
+# </details>
 
 # %%
-def without_head_0(w_o):
-    return None  # your lines; w_o is (H * D, E)
+def split_heads(x, heads):
+    """x (N, H * D) -> (H, N, D)"""
+    return None
 
 
-def check_without(fn):
-    changed = fn(W_O.copy())
-    if changed is None:
-        return "fill in the blank"
-    if np.shape(changed) != W_O.shape:
-        return f"the shape is {np.shape(changed)}; it should stay {W_O.shape}"
-    out = ma.MultiHeadAttention(W_Q, W_K, W_V, changed, heads=2)(X)
-    if np.allclose(out, written[0]):
-        return "that is head 0 alone: the other block of rows should go"
-    right = np.allclose(out, written[1])
-    return "pass" if right else "not what head 1 alone writes: rows or columns?"
-
-
-print(check_without(without_head_0))
+check.split_heads(split_heads)
 
 # %% [markdown]
+# **2 (easy).** Write the way back, `merge_heads(x)`: x (H, N, D) comes in, (N, H * D) comes out, with head 0 in the first D
+# columns, head 1 in the next D, and so on.
+#
 # <details><summary>Hint</summary>
 #
-# Which rows of W_O multiply the numbers of head 0?
+# The same steps as for splitting, each undone, the last one first.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# (H, N, D) to (N, H, D) to (N, H * D).
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
 # ```python
-# def without_head_0(w_o):
-#     w_o[:2] = 0                     # the first D rows
-#     return w_o
+# def merge_heads(x):
+#     return x.swapaxes(0, 1).reshape(x.shape[1], -1)
 # ```
 #
+# `np.concatenate(list(x), axis=-1)` is the same: it puts the heads side by side.
+#
 # </details>
+
+# %%
+def merge_heads(x):
+    """x (H, N, D) -> (N, H * D)"""
+    return None
+
+
+check.merge_heads(merge_heads)
+
+# %% [markdown]
+# **3 (medium).** Switch a head off *by the weights alone*: from w_o (H * D, E) make `without_head(w_o, heads, h)`, a matrix of
+# the same shape with which the layer writes what all heads but h write. Leave w_o itself as it is.
+#
+# <details><summary>Hint</summary>
+#
+# The merged row has head h in D neighbouring columns. Which part of w_o do these columns meet in a matrix product?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# D is `len(w_o) // heads`. Change a copy, `w_o.copy()`.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def without_head(w_o, heads, h):
+#     D = len(w_o) // heads
+#     changed = w_o.copy()
+#     changed[h * D:(h + 1) * D] = 0
+#     return changed
+# ```
+#
+# The layer is a sum over heads, and a block of zeros makes one term zero.
+#
+# </details>
+
+# %%
+def without_head(w_o, heads, h):
+    """w_o (H * D, E), two numbers -> (H * D, E)"""
+    return None
+
+
+check.without_head(without_head)
+
+# %% [markdown]
+# **4 (medium).** Write the layer whole, without a mask: `multi_head(x, w_q, w_k, w_v, w_o, heads)` with x (N, E), w_q and w_k
+# (E, H * D), w_v (E, H * Dv) and w_o (H * Dv, E) gives (N, E). If you return a dictionary with some of "q", "k", "v",
+# "scaled", "weights", "heads" and "merged" besides "out", the check compares these stages too.
+#
+# <details><summary>Hint</summary>
+#
+# Project, split, attend, merge, project. Take your functions from exercises 1 and 2, or `ma.split_heads` and `ma.merge_heads`.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `q @ k.swapaxes(-1, -2)` multiplies head by head, (H, N, D) by (H, D, N). The scale is that of one head.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def multi_head(x, w_q, w_k, w_v, w_o, heads):
+#     q, k, v = (ma.split_heads(x @ w, heads) for w in (w_q, w_k, w_v))
+#     scaled = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+#     weights = ma.softmax(scaled)
+#     merged = ma.merge_heads(weights @ v)
+#     return {"scaled": scaled, "weights": weights, "merged": merged, "out": merged @ w_o}
+# ```
+#
+# In the check H * D is not E and D is not Dv, so a scale read from a wrong shape shows.
+#
+# </details>
+
+# %%
+def multi_head(x, w_q, w_k, w_v, w_o, heads):
+    """x (N, E), four weights, a number -> (N, E)"""
+    return None
+
+
+check.multi_head(multi_head)
+
+# %% [markdown]
+# **5 (hard).** Write the attention of a whole model, without `ma.attention`: q (B, H, N, D), k and v (B, G, S, D), where query
+# head h reads KV head h // (H // G); (B, H, N, D) comes out. q_pos (B, N) and k_pos (B, S) are positions, and a query sees the
+# keys at its own position and before. The check puts it into a small model with random weights, which reads a text in two
+# parts: in the second part there are more keys than queries.
+#
+# <details><summary>Hint</summary>
+#
+# Go through the heads in a loop; `q[:, h]` is (B, N, D). Collect the outputs in a list.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `k_pos[:, None, :] <= q_pos[:, :, None]` is (B, N, S), one mask for all heads. `np.stack(outs, axis=1)` brings the heads to
+# their place.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def model_attention(q, k, v, *, causal, q_pos, k_pos):
+#     share, outs = q.shape[1] // k.shape[1], []
+#     may = k_pos[:, None, :] <= q_pos[:, :, None]
+#     for h in range(q.shape[1]):
+#         scaled = q[:, h] @ k[:, h // share].swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+#         outs.append(ma.softmax(np.where(may, scaled, -np.inf)) @ v[:, h // share])
+#     return np.stack(outs, axis=1)
+# ```
+#
+# The positions, and not the places in the array, say who came before: with a cache the first query is not the first token.
+#
+# </details>
+
+# %%
+def model_attention(q, k, v, *, causal, q_pos, k_pos):
+    """q (B, H, N, D), k and v (B, G, S, D), q_pos (B, N), k_pos (B, S) -> (B, H, N, D)"""
+    return None
+
+
+check.model_attention(model_attention)
+
+# %% [markdown]
+# Does it pass? Then put it into SmolLM2: write `model_attention` in place of `by_heads` here, and run the cell. The logits
+# should agree to a few digits after the point, and the next words not change at all.
+
+# %%
+changed = model.with_attention(by_heads)                              # your own here
+print(f"largest difference of a logit {np.abs(changed.forward(ids) - logits).max():.0e}")
+for m in (model, changed):
+    more = m.generate(ids, max_new_tokens=8, progress=False)
+    print(repr(model.tokenizer.decode(more)) if trained else more)
 
 # %% [markdown]
 # ## Three questions
@@ -489,4 +655,5 @@ print(check_without(without_head_0))
 # - Heads: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), section 3.2.2. Induction heads: Olsson
 #   et al. 2022, [arXiv:2209.11895](https://arxiv.org/abs/2209.11895). Resting on the first token: Xiao et al. 2023,
 #   [arXiv:2309.17453](https://arxiv.org/abs/2309.17453).
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [05 Cross-attention](05_cross_attention.ipynb), where the keys come from somewhere else.
