@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 03 Masks
 #
-# 25 minutes · difficulty: medium · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb)
+# 35 minutes · difficulty: medium · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb)
+# · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -562,12 +563,14 @@ check.masked_softmax(masked_softmax)
 
 # %% [markdown]
 # **6 (hard).** Now the other way round: you write the test, and the check brings the bugs. There are nine, each made after a
-# public report, and most are about masks. `my_test` takes a function that is called as
-# `attention(q, k, v, causal=False, mask=None, window=None, softcap=None, return_weights=False)` and must raise, by `assert`,
-# if that function is wrong. It draws its own inputs: q (..., N, D), k (..., S, D), v (..., S, Dv). A mask is boolean (N, S);
-# `window=n` shows the n latest keys up to a query's own position; `softcap=c` makes c tanh(s / c) of each scaled score s;
-# `return_weights=True` returns (out, weights). A row that sees nothing is 0. Run a first short test: the check tells of each
-# bug that survives what its users saw.
+# public report, and most are about masks. `my_test(attention)` draws its own inputs, calls the function that it is given, and
+# raises, by `assert`, where that function is wrong. Begin with a test of two lines: of each bug that survives, the check says
+# what its users saw. The function is called with q (..., N, D), k (..., S, D), v (..., S, Dv) and these options:
+#
+# - `causal=True`: the last query stands at the last key; `mask`: boolean (N, S); `window=n`: each query sees the n latest keys
+#   up to its own position. A row that sees nothing has output 0.
+# - `softcap=c`: each scaled score s becomes c tanh(s / c).
+# - `return_weights=True`: returns (out, weights).
 #
 # <details><summary>Hint</summary>
 #
@@ -651,4 +654,7 @@ check.tests(my_test)
 # - The rules with a name: [masks.py](../minattn/core/masks.py). The algebra: [mask.py](../minattn/core/mask.py). Where they act:
 #   [reference.py](../minattn/core/reference.py).
 # - The paper: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), section 3.2.3.
+# - The bugs of exercise 6, with the thread of each: [zoo/attention.py](../minattn/practice/zoo/attention.py). The zoo has more:
+#   `check.tests(my_test, of="heads")`, and `"rope"`, `"kv_cache"`, `"rollout"`.
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [04 Many heads](04_many_heads.ipynb).
