@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 05 Cross-attention
 #
-# 25 minutes · difficulty: easy · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb),
-# [03 Masks](03_masks.ipynb), [04 Many heads](04_many_heads.ipynb)
+# 35 minutes · difficulty: easy · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb),
+# [03 Masks](03_masks.ipynb), [04 Many heads](04_many_heads.ipynb) · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -28,6 +28,7 @@ import numpy as np
 import course
 import minattn as ma
 from course import CONTEXT, CONTEXT_TOKENS, TOKENS, W_K, W_O, W_Q, W_V, X
+from minattn.practice import check
 
 np.set_printoptions(precision=2, suppress=True)
 print("asking  ", X.shape, TOKENS)
@@ -152,7 +153,7 @@ for token, before, after in zip(TOKENS, weights, broken, strict=True):
 # %% [markdown]
 # The harm is small here, because both languages use the same order, and that is how such a mistake survives. What is lost
 # is the end of the source for the first words, and in German the end often holds the verb. One mask does have its place
-# here: `ma.masks.padding(lengths)`, for a batch of contexts of unequal lengths (exercise 2).
+# here: `ma.masks.padding(lengths)`, for a batch of contexts of unequal lengths (exercise 4).
 #
 # ## Built broken: the wrong labels
 #
@@ -282,6 +283,51 @@ assert cross_weights[:, it].argmax(axis=-1).tolist() == [0] * 8 + [two.tokens.in
 # that *is* cross-attention; what it lacks is a second set of weights for it. Nothing here translates, and this is one
 # pair of sentences, in one layer.
 #
+# Does the cut hold in the whole model? Give SmolLM2 an attention that reads the second sentence in two parts, in all 30
+# layers, and compare the logits, the scores for the next token. Where the weights are not here, the same lines run on a
+# Llama of the same shape with random weights.
+
+# %%
+model, trained = course.model(), True
+if model is None:
+    print("The lines below run on random weights of SmolLM2's shape.")
+    model, trained = ma.models.Llama.random(ma.models.LlamaConfig.smollm2()), False
+ids = model.tokenizer.encode(course.TWO_SENTENCES) if trained else list(range(100, 100 + len(two.tokens)))
+
+
+def in_two(q, k, v, cut):
+    """The reader's q (H, N, D), all k and v (H, S, D): its output, and its share to the first `cut` keys (H, N)."""
+    crossing, lse_crossing = ma.attention(q, k[:, :cut], v[:, :cut], return_lse=True)
+    own, lse_own = ma.attention(q, k[:, cut:], v[:, cut:], causal=True, return_lse=True)
+    joined, lse = ma.merge(crossing, lse_crossing, own, lse_own)
+    return joined, np.exp(lse_crossing - lse)
+
+
+def averaged(q, k, v, cut):
+    """The same, built broken: both parts count for half."""
+    crossing = ma.attention(q, k[:, :cut], v[:, :cut])
+    return (crossing + ma.attention(q, k[:, cut:], v[:, cut:], causal=True)) / 2, None
+
+
+# %%
+def in_all_layers(read):
+    """The model, in which `read` joins what the second sentence reads."""
+    def fn(q, k, v, **options):                                       # B = 1 in front: (1, H, N, D), (1, G, S, D)
+        group = q.shape[1] // k.shape[1]                              # query heads that share a KV head (lesson 08)
+        q, k, v = q[0], ma.repeat_kv(k[0], group), ma.repeat_kv(v[0], group)
+        first = ma.attention(q[:, :cut], k[:, :cut], v[:, :cut], causal=True)
+        second, _ = read(q[:, cut:], k, v, cut)
+        return np.concatenate([first, second], axis=1)[None]
+    return model.with_attention(fn)
+
+
+logits = model.forward(ids)                                           # (N, vocabulary)
+for read in (in_two, averaged):
+    difference = np.abs(in_all_layers(read).forward(ids) - logits).max()
+    print(f"{read.__name__:9} largest difference of a logit {difference:.0e}, logits reach {np.abs(logits).max():.0f}")
+assert np.abs(in_all_layers(in_two).forward(ids) - logits).max() < 1e-3 < difference
+
+# %% [markdown]
 # ## What it costs
 #
 # One layer, width E, S source tokens, N tokens written one by one. Keys and values of the source do not change while the
@@ -310,98 +356,222 @@ def kept():
 
 
 np.testing.assert_allclose(anew(), kept(), atol=1e-5)
-for name, run, times in [("projected anew", anew, steps), ("kept", kept, 1)]:
-    print(f"{name:15} {4 * times * S * E * E / 1e9:6.3f} GFLOP for keys and values, "
-          f"{4 * steps * S * E / 1e9:.3f} for scores and sums, "
-          f"{1000 * course.seconds(run):6.1f} ms here")
-print(f"what is kept: {2 * S * E * 4:,} bytes a layer; it does not grow while the decoder writes")
+print(f"S = {S}, E = {E}, {steps} tokens written, float32\n")
+print("                       GFLOP       GFLOP      bytes\n"
+      "                    k and v  the scores      kept   ms here")
+for name, run, times, held in [("projected anew", anew, steps, 0), ("kept", kept, 1, 2 * S * E * 4)]:
+    print(f"{name:15} {4 * times * S * E * E / 1e9:11.3f} {4 * steps * S * E / 1e9:11.3f} {held:10,} "
+          f"{1000 * course.seconds(run):9.1f}")
 
 # %% [markdown]
-# The time falls by less than the operations: what remains is mostly the 32 calls of attention, each for a single query.
+# The scores include the weighted sums, and what is kept does not grow while the decoder writes. The time falls by less than
+# the operations: what remains is mostly the 32 calls of attention, each for a single query.
 
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Write cross-attention of one head from x (N, E) and y (S, E_context), without `ma.attention`.
-
-# %%
-def my_cross(x, y, w_q, w_k, w_v):
-    return None                                                       # your lines: (N, Dv)
-
-
-def check_cross(fn):
-    rng = np.random.default_rng(6)
-    for N, S, E, E_context, D, Dv in [(3, 5, 4, 2, 7, 3), (6, 2, 3, 5, 1, 4)]:
-        x, y = rng.standard_normal((N, E)), rng.standard_normal((S, E_context))
-        w_q, w_k = rng.standard_normal((E, D)), rng.standard_normal((E_context, D))
-        w_v = rng.standard_normal((E_context, Dv))
-        got = fn(x, y, w_q, w_k, w_v)
-        want = ma.attention(*ma.project_qkv(x, w_q, w_k, w_v, context=y))
-        if got is None:
-            return "fill in the blank"
-        if np.shape(got) != (N, Dv):
-            return f"the shape is {np.shape(got)}; one row for each token that asks is {(N, Dv)}"
-        if not np.allclose(got, want):
-            return "the right shape, the wrong numbers: scale 1/sqrt(D)? softmax along the keys?"
-    return "pass"
-
-
-print(check_cross(my_cross))
+# Replace `return None` and run the cell. The check calls your function on arrays of its own, of several sizes; where the answer
+# is a known mistake, it names the mistake.
 
 # %% [markdown]
+# **1 (easy).** Write cross-attention of one head, `cross_attention(x, y, w_q, w_k, w_v)`: x (N, E) asks, y (S, E) is asked,
+# and (N, Dv) comes out. No mask. If you return a dictionary with some of "q", "k", "v", "scaled" and "weights" besides "out",
+# the check compares these stages too.
+#
 # <details><summary>Hint</summary>
 #
-# Three projections, then scores (N, S), softmax over the last axis, and a product with the values.
+# Three projections, then scores (N, S), a softmax, and a product with the values.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# Queries are made from those who ask; keys and values from those who are asked. The softmax (`ma.softmax`) runs along the
+# keys, the last axis.
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
 # ```python
-# def my_cross(x, y, w_q, w_k, w_v):
+# def cross_attention(x, y, w_q, w_k, w_v):
 #     q, k, v = x @ w_q, y @ w_k, y @ w_v
 #     return ma.softmax(q @ k.T / np.sqrt(q.shape[-1])) @ v
 # ```
 #
-# </details>
+# There is one output for each row of x, whatever the length of y.
 #
-# **2.** A batch of two contexts, the second of which has only three real words; its last two rows are padding. Which mask
-# makes each row of the batch come out as if it were alone?
+# </details>
 
 # %%
-def my_mask():
-    return None                                             # a mask from ma.masks
+def cross_attention(x, y, w_q, w_k, w_v):
+    """x (N, E), y (S, E), three weights -> (N, Dv)"""
+    return None
 
 
-def check_mask(fn):
-    mask = fn()
-    if mask is None:
-        return "fill in the blank"
-    contexts = np.stack([CONTEXT, CONTEXT[::-1]])[:, None]  # (B, 1, S, E): the 1 is the head axis
-    xs = np.stack([X, X])[:, None]
-    got = ma.attention(xs @ W_Q, contexts @ W_K, contexts @ W_V, mask=mask)
-    alone = [ma.attention(X @ W_Q, c @ W_K, c @ W_V) for c in (CONTEXT, CONTEXT[::-1][:3])]
-    rows = [np.allclose(got[b, 0], alone[b]) for b in range(2)]
-    return "pass" if all(rows) else f"row {rows.index(False)} is not what it is alone"
-
-
-print(check_mask(my_mask))
+check.cross_attention(cross_attention)
 
 # %% [markdown]
+# **2 (easy).** Write `reads(weights, tokens, context_tokens)`: for each token that asks, the word that it looks at most. weights
+# is (N, S), tokens are the N words that ask, context_tokens the S words that are asked; a list of N words comes out.
+#
 # <details><summary>Hint</summary>
 #
-# Lesson 03. The lengths are those of the contexts, not of the sentence that asks.
+# `argmax` along one axis finds an index for each row.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# The index counts columns. Whose words are the columns?
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
 # ```python
-# def my_mask():
-#     return ma.masks.padding([5, 3])
+# def reads(weights, tokens, context_tokens):
+#     return [context_tokens[s] for s in weights.argmax(axis=1)]
+# ```
+#
+# With more readers than words to read, the wrong labels raise no error: every index fits them too.
+#
+# </details>
+
+# %%
+def reads(weights, tokens, context_tokens):
+    """weights (N, S), N words, S words -> N words"""
+    return None
+
+
+check.reads(reads)
+
+# %% [markdown]
+# **3 (medium).** Maps come out of somebody else's code, some with the queries down, some with the queries across, and some are
+# square. Write `queries_down(weights)`, which returns the map with the queries down: as it came, or turned. Some queries may
+# look at nothing: their weights are all 0.
+#
+# <details><summary>Hint</summary>
+#
+# Which sums are known, those over the keys or those over the queries?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# If the queries are down, every row sums to 1 or, where a query sees nothing, to 0. `np.isclose` compares up to rounding.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def queries_down(weights):
+#     sums = weights.sum(axis=1)
+#     right = np.isclose(sums, 1) | (sums == 0)
+#     return weights if right.all() else weights.T
+# ```
+#
+# The lengths say nothing: a short answer to a long question and a long answer to a short one both exist.
+#
+# </details>
+
+# %%
+def queries_down(weights):
+    """a map, either way round -> (N, S)"""
+    return None
+
+
+check.queries_down(queries_down)
+
+# %% [markdown]
+# **4 (medium).** A batch of contexts of unequal lengths: row b has lengths[b] real keys, the first ones, and the others are
+# padding. Write `padded_cross(q, k, v, lengths)` with q (B, H, N, D), k (B, H, S, D), v (B, H, S, Dv) and integers lengths
+# (B,): each row of the output (B, H, N, Dv) is what it would be alone. No length is 0.
+#
+# <details><summary>Hint</summary>
+#
+# Lesson 03. The lengths are those of the contexts, not of the sentences that ask.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `ma.masks.padding(lengths)` is the rule; by hand it is `np.arange(S) < lengths[:, None, None, None]`, and the hidden scores
+# become $-\infty$ before the softmax.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def padded_cross(q, k, v, lengths):
+#     return ma.attention(q, k, v, mask=ma.masks.padding(lengths))
+# ```
+#
+# By hand:
+#
+# ```text
+# scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])                # (B, H, N, S)
+# real = np.arange(k.shape[-2]) < lengths[:, None, None, None]          # (B, 1, 1, S)
+# out = ma.softmax(np.where(real, scores, -np.inf)) @ v
 # ```
 #
 # </details>
+
+# %%
+def padded_cross(q, k, v, lengths):
+    """q (B, H, N, D), k (B, H, S, D), v (B, H, S, Dv), lengths (B,) -> (B, H, N, Dv)"""
+    return None
+
+
+check.padded_cross(padded_cross)
+
+# %% [markdown]
+# **5 (hard).** Write `read_in_two(q, k, v, cut)`: q (H, N, D) are the queries of a second sentence, k (H, S, D) and v (H, S,
+# Dv) belong to both sentences, the first `cut` of them to the first; S = cut + N. Return the output (H, N, Dv) of the model's
+# causal attention, and the share (H, N) of each query's weight that goes to the first sentence. Scores may be in the hundreds.
+#
+# <details><summary>Hint</summary>
+#
+# Two calls of `ma.attention` with `return_lse=True`, one for each sentence. Which of the two needs a mask?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `ma.merge` gives the joined output and the joined lse. A part's share is e to the power of its lse, less the joined one.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def read_in_two(q, k, v, cut):
+#     first, lse_first = ma.attention(q, k[:, :cut], v[:, :cut], return_lse=True)
+#     own, lse_own = ma.attention(q, k[:, cut:], v[:, cut:], causal=True, return_lse=True)
+#     out, lse = ma.merge(first, lse_first, own, lse_own)
+#     return out, np.exp(lse_first - lse)
+# ```
+#
+# One softmax over all keys is right as well: then the share is the sum of the first `cut` weights.
+#
+# </details>
+
+# %%
+def read_in_two(q, k, v, cut):
+    """(H, N, D), (H, S, D), (H, S, Dv), a number -> (out (H, N, Dv), share (H, N))"""
+    return None
+
+
+check.read_in_two(read_in_two)
+
+# %% [markdown]
+# Does it pass? Then let it read in SmolLM2: write `read_in_two` in place of `in_two` here, and run the cell.
+
+# %%
+changed = in_all_layers(in_two)                                       # your own here
+print(f"largest difference of a logit {np.abs(changed.forward(ids) - logits).max():.0e}")
 
 # %% [markdown]
 # ## Three questions
@@ -439,4 +609,5 @@ print(check_mask(my_mask))
 # - The code: [core/projection.py](../minattn/core/projection.py) (`project_qkv` and its backward) and
 #   [multihead.py](../minattn/multihead.py) (`context=`); `merge` stands in [core/softmax.py](../minattn/core/softmax.py).
 # - Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), section 3.2.3: "encoder-decoder attention".
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [06 Order](06_order.ipynb): how a set of tokens becomes a sequence.

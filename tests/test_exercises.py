@@ -12,7 +12,7 @@ from minattn.practice import check, notebook
 from minattn.practice.zoo import Family
 
 LESSONS = Path(__file__).resolve().parents[1] / "lessons"
-UNCONVERTED = ("05", "06", "09")                      # in the older form; it shrinks to nothing
+UNCONVERTED = ("06")                      # in the older form; it shrinks to nothing
 
 NOTEBOOKS = {path.name[:2]: path for path in sorted(LESSONS.glob("[0-9][0-9]_*.ipynb")) if path.name.count(".") == 1}
 CONVERTED = {number: path for number, path in NOTEBOOKS.items() if number not in UNCONVERTED}
