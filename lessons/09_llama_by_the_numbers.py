@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 09 A Llama by the numbers
 #
-# 35 minutes · difficulty: medium · read before: [06 Order](06_order.ipynb), [08 Fewer KV heads](08_mqa_gqa.ipynb)
+# 45 minutes · difficulty: medium · read before: [06 Order](06_order.ipynb), [08 Fewer KV heads](08_mqa_gqa.ipynb)
+# · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -38,6 +39,7 @@ from course import W_K, W_O, W_Q, X
 import minattn as ma
 from minattn.models import Llama, LlamaConfig
 from minattn.models.llama import rms_norm, silu, swiglu
+from minattn.practice import check
 
 llama, smol = LlamaConfig.llama_3_1_8b(), LlamaConfig.smollm2()
 seven = ("layers", "dim", "hidden", "heads", "kv_heads", "head_dim", "vocab")
@@ -134,7 +136,7 @@ def count(L, E, F, H, G, D, V):
     return 2 * V * E + L * (2 * E + 2 * E * H * D + 2 * E * G * D + 3 * E * F) + E
 
 
-assert count(L, E, F, H, G, D, V) == llama.n_parameters
+assert count(L, E, F, H, G, D, V) == llama.n_parameters == count(L, E, F - 2_048, H, 32, D, V)   # the latter: exercise 4
 rounded = count(32, 4_000, 14_000, 32, 8, 125, 128_000)
 print(f"with the rounded sizes {rounded:,}: {1 - rounded / llama.n_parameters:.1%} too few")
 
@@ -460,13 +462,38 @@ for name, run in runs.items():
           f"{number / s / 1e9:5.1f} billion operations a second")
 
 # %% [markdown]
+# ## What it costs, in a table
+#
+# One token at the end of $n$, in all $L$ layers; one number is 2 bytes in bfloat16.
+#
+# | | parameters | operations | numbers read |
+# |---|---|---|---|
+# | embedding | $VE$, none more where the head is tied | 0 | $E$ |
+# | $W_Q$, $W_O$ | $2LEHD$ | $4LEHD$ | $2LEHD$ |
+# | $W_K$, $W_V$ | $2LEGD$ | $4LEGD$ | $2LEGD$ |
+# | attention | 0 | $4LHD\,n$ | $2LGD\,n$, the cache |
+# | feed-forward | $3LEF$ | $6LEF$ | $3LEF$ |
+# | norms | $(2L + 1)E$ | about $4\,(2L + 1)E$ | $(2L + 1)E$ |
+# | head | $VE$, or 0 where it is tied | $2VE$ | $VE$ |
+#
 # ## Exercises
 #
-# **1 (easy).** Write RMSNorm over the last axis of an array with any number of axes, without looking it up.
+# Replace `return None` and run the cell. The check calls your function on arrays of its own, of several sizes; where the answer
+# is a known mistake, it names the mistake.
+
+# %% [markdown]
+# **1 (easy).** Write RMSNorm over the last axis of `x`, which may have any number of axes (..., E); `weight` is (E,), and `eps` a
+# small number that is added to the mean. The shape stays.
 #
 # <details><summary>Hint</summary>
 #
 # `keepdims=True` keeps the mean beside its row.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# Square, mean over the last axis, plus eps, root; divide, then scale by the weight. Nothing is subtracted.
 #
 # </details>
 #
@@ -485,25 +512,83 @@ def my_rms_norm(x, weight, eps):
     return None
 
 
-def try_norm(*shape):
-    rng = np.random.default_rng(len(shape))
-    x, weight = rng.standard_normal(shape) + 1, rng.standard_normal(shape[-1])
-    given, want = my_rms_norm(x.copy(), weight.copy(), 0.01), rms_norm(x, weight, 0.01)
-    if given is None:
-        return "fill in the blank"
-    centred = rms_norm(x - x.mean(axis=-1, keepdims=True), weight, 0.01)
-    if np.shape(given) != want.shape:
-        return f"the shape is {np.shape(given)}, it should be {want.shape}"
-    if np.allclose(given, centred):
-        return "this is LayerNorm: RMSNorm does not subtract the mean"
-    return "right" if np.allclose(given, want) else "the shape is right, the numbers are not"
-
-
-print([try_norm(5), try_norm(3, 4), try_norm(2, 3, 6)])
+check.rms_norm(my_rms_norm)
 
 # %% [markdown]
-# **2 (medium).** A design question: Llama 3.1 8B with $G = 32$ KV heads instead of 8. How much smaller must $F$ be for the
-# model to have no more parameters than before? Give the largest such $F$.
+# **2 (easy).** Count all parameters of a Llama from its seven numbers, and `tied`: True where the head is the embedding,
+# transposed. $HD$ need not be $E$.
+#
+# <details><summary>Hint</summary>
+#
+# 'Every parameter, by hand' has a line for each kind of weight.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# A layer has two norms, four matrices of attention and three of the feed-forward part. Behind the layers comes one more norm.
+# What is tied is stored once.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def parameters(L, E, F, H, G, D, V, tied):
+#     attention = 2 * E * H * D + 2 * E * G * D
+#     ends = V * E if tied else 2 * V * E
+#     return ends + L * (attention + 3 * E * F + 2 * E) + E
+# ```
+#
+# </details>
+
+# %%
+def parameters(L, E, F, H, G, D, V, tied):
+    """seven integers, True or False -> an int"""
+    return None
+
+
+check.parameters(parameters)
+
+# %% [markdown]
+# **3 (medium).** Write the feed-forward part, SwiGLU: `x` (N, E), `w_gate` and `w_up` (E, F), `w_down` (F, E); the output is
+# (N, E). Use NumPy alone. Some gates are in the hundreds, of both signs, and must give neither inf nor NaN.
+#
+# <details><summary>Hint</summary>
+#
+# Two products, one of them through $\mathrm{silu}(u) = u / (1 + e^{-u})$; multiply channel by channel; one product back.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# $u / (1 + e^{-u})$ is safe as it stands: where $e^{-u}$ overflows to inf, the quotient is 0. $u\, e^u / (1 + e^u)$ is not.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def my_swiglu(x, w_gate, w_up, w_down):
+#     gate = x @ w_gate
+#     return (gate / (1 + np.exp(-gate)) * (x @ w_up)) @ w_down
+# ```
+#
+# NumPy may warn of the overflow; the library writes silu with tanh, which overflows nowhere.
+#
+# </details>
+
+# %%
+def my_swiglu(x, w_gate, w_up, w_down):
+    """(N, E), (E, F), (E, F), (F, E) -> (N, E)"""
+    return None
+
+
+check.swiglu(my_swiglu)
+
+# %% [markdown]
+# **4 (medium).** A design question: Llama 3.1 8B with $G = 32$ KV heads instead of 8. How much smaller must $F$ be for the
+# model to have no more parameters than before? Write it for any E, F, D, `old_G` and larger `new_G`: return the largest such F.
 #
 # <details><summary>Hint</summary>
 #
@@ -511,11 +596,17 @@ print([try_norm(5), try_norm(3, 4), try_norm(2, 3, 6)])
 #
 # </details>
 #
+# <details><summary>Second hint</summary>
+#
+# $E$ cancels. Where the quotient is no whole number, one channel more has to go: `-(-a // b)` rounds up.
+#
+# </details>
+#
 # <details><summary>Answer</summary>
 #
 # ```python
 # def smaller_hidden(E, F, D, old_G, new_G):
-#     return F - int(np.ceil(2 * (new_G - old_G) * D / 3))
+#     return F - -(-2 * (new_G - old_G) * D // 3)
 # ```
 #
 # $2 \cdot 24 \cdot 128 / 3 = 2048$, so $F = 12288$: in parameters, grouping is worth 2,048 feed-forward channels a layer.
@@ -524,22 +615,81 @@ print([try_norm(5), try_norm(3, 4), try_norm(2, 3, 6)])
 
 # %%
 def smaller_hidden(E, F, D, old_G, new_G):
-    """The largest F, an int, at which the model with new_G KV heads has no more parameters."""
+    """five integers -> an int"""
     return None
 
 
-def try_hidden(config, G):
-    F = smaller_hidden(config.dim, config.hidden, config.head_dim, config.kv_heads, G)
-    if F is None:
-        return "fill in the blank"
-    fits = count(1, config.dim, F, config.heads, G, config.head_dim, 1)
-    limit = count(1, config.dim, config.hidden, config.heads, config.kv_heads, config.head_dim, 1)
-    if fits > limit:
-        return f"F = {F} is too large"
-    return "right" if fits + 3 * config.dim > limit else f"F = {F} is smaller than it need be"
+check.smaller_hidden(smaller_hidden)
+
+# %% [markdown]
+# **5 (hard).** Write a block: `x` (N, E) to the next layer's x (N, E). `w` has the layer's weights by name: `norm_attention` and
+# `norm_ffn` (E,), `w_gate`, `w_up`, `w_down`. `attend` is a function, (N, E) to (N, E): everything between the first norm and
+# the first addition. Use `rms_norm(x, weight, eps)` and `swiglu(x, w_gate, w_up, w_down)`. If you return a dictionary
+# `{"n": ..., "y": ..., "z": ...}` (what `attend` was given, x after attention, the result), the check compares each.
+#
+# <details><summary>Hint</summary>
+#
+# The two equations of 'The same parts, run one by one' are the whole answer.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# Each part is given a norm, and is added to what has *not* been normed. The second part starts from y. `x += ...` would change
+# the caller's array.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def block(x, w, attend, eps):
+#     y = x + attend(rms_norm(x, w["norm_attention"], eps))
+#     n = rms_norm(y, w["norm_ffn"], eps)
+#     return y + swiglu(n, w["w_gate"], w["w_up"], w["w_down"])
+# ```
+#
+# </details>
+
+# %%
+def block(x, w, attend, eps):
+    """(N, E), weights by name, (N, E) -> (N, E), a small number -> (N, E)"""
+    return None
 
 
-print([try_hidden(llama, 32), try_hidden(smol, 9)])
+check.block(block)
+
+# %% [markdown]
+# **Your block in SmolLM2.** Once exercise 5 is right, run the next two cells again: your block runs as all 30 layers, and the
+# logits are compared with the model's own. Until then this lesson's `layer` stands in. Beside it a block in the order of the
+# first Transformer, the norm after the addition: the same weights, the same operations.
+
+# %%
+def attention_of(w):
+    """What one layer's attention makes of normed rows, (N, E) -> (N, E)."""
+    def attend(n):
+        q, k, v = (ma.split_heads(n @ w[name], heads) for name, heads in many.items())
+        q, k = ma.rope(q, positions, **turn), ma.rope(k, positions, **turn)
+        return ma.merge_heads(ma.attention(q, k, v, causal=True)) @ w["w_o"]
+    return attend
+
+
+def post_norm(x, w, attend, eps):
+    y = rms_norm(x + attend(x), w["norm_attention"], eps)
+    return rms_norm(y + swiglu(y, w["w_gate"], w["w_up"], w["w_down"]), w["norm_ffn"], eps)
+
+
+# %%
+own, off, solved = m.forward(ids), [], bool(check.block(block))
+blocks = {"yours": block} if solved else {"this lesson's": lambda x, w, attend, eps: layer(w, x)}
+for name, fn in {**blocks, "post-norm": post_norm}.items():
+    x = m.embedding[ids]
+    for w in m.layers:
+        x = fn(x, w, attention_of(w), c.norm_eps)
+        x = x["z"] if isinstance(x, dict) else x
+    off.append(np.abs(rms_norm(x, m.norm, c.norm_eps) @ m.head - own).max())
+    print(f"{name:14} largest difference of a logit {off[-1]:8.5f}, logits reach {np.abs(own).max():.0f}")
+assert off[0] < 1e-2 < 1 < off[1]
 
 # %% [markdown]
 # ## Three questions
@@ -579,5 +729,6 @@ print([try_hidden(llama, 32), try_hidden(smol, 9)])
 # - Papers: Llama 3, [arXiv:2407.21783](https://arxiv.org/abs/2407.21783), Table 3; RMSNorm, Zhang and Sennrich 2019,
 #   [arXiv:1910.07467](https://arxiv.org/abs/1910.07467), eq (4); SwiGLU, Shazeer 2020,
 #   [arXiv:2002.05202](https://arxiv.org/abs/2002.05202), eq (6).
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [10 FlashAttention I](10_flashattention_tiles.ipynb); or back to the beginning with new eyes:
 #   [00 A sentence through a model](00_a_sentence_through_a_model.ipynb).
