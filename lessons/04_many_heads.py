@@ -566,9 +566,9 @@ check.multi_head(multi_head)
 
 # %% [markdown]
 # **5 (hard).** Write the attention of a whole model, without `ma.attention`: q (B, H, N, D), k and v (B, G, S, D), where query
-# head h reads KV head h // (H // G); (B, H, N, D) comes out. q_pos (B, N) and k_pos (B, S) are positions, and a query sees the
-# keys at its own position and before. The check puts it into a small model with random weights, which reads a text in two
-# parts: in the second part there are more keys than queries.
+# head h reads KV head h // (H // G); (B, H, N, D) comes out. q_pos (..., N) and k_pos (..., S) are positions, with an axis B
+# in front or without, and a query sees the keys at its own position and before. The check puts it into a small model with
+# random weights, which reads a text as a whole and in two parts: in the second part there are more keys than queries.
 #
 # <details><summary>Hint</summary>
 #
@@ -578,8 +578,8 @@ check.multi_head(multi_head)
 #
 # <details><summary>Second hint</summary>
 #
-# `k_pos[:, None, :] <= q_pos[:, :, None]` is (B, N, S), one mask for all heads. `np.stack(outs, axis=1)` brings the heads to
-# their place.
+# `k_pos[..., None, :] <= q_pos[..., :, None]` is (B, N, S) or (N, S), one mask for all heads. `np.stack(outs, axis=1)` brings
+# the heads to their place.
 #
 # </details>
 #
@@ -588,7 +588,7 @@ check.multi_head(multi_head)
 # ```python
 # def model_attention(q, k, v, *, causal, q_pos, k_pos):
 #     share, outs = q.shape[1] // k.shape[1], []
-#     may = k_pos[:, None, :] <= q_pos[:, :, None]
+#     may = k_pos[..., None, :] <= q_pos[..., :, None]
 #     for h in range(q.shape[1]):
 #         scaled = q[:, h] @ k[:, h // share].swapaxes(-1, -2) / np.sqrt(q.shape[-1])
 #         outs.append(ma.softmax(np.where(may, scaled, -np.inf)) @ v[:, h // share])
@@ -601,7 +601,7 @@ check.multi_head(multi_head)
 
 # %%
 def model_attention(q, k, v, *, causal, q_pos, k_pos):
-    """q (B, H, N, D), k and v (B, G, S, D), q_pos (B, N), k_pos (B, S) -> (B, H, N, D)"""
+    """q (B, H, N, D), k and v (B, G, S, D), q_pos (..., N), k_pos (..., S) -> (B, H, N, D)"""
     return None
 
 

@@ -183,7 +183,7 @@ multi_head = Exercise(
 
 
 def _in_a_model(fn, *, heads, kv_heads, head_dim, tokens, first):
-    """The logits (N, V) of a small drawn Llama with `fn` as its attention: `first` tokens, then the others from its cache."""
+    """Logits of a small drawn Llama with `fn` as its attention: for the text at once; for `first` tokens, then the others."""
 
     def watched(q, k, v, **options):
         found = fn(q, k, v, **options)
@@ -195,7 +195,8 @@ def _in_a_model(fn, *, heads, kv_heads, head_dim, tokens, first):
     config = LlamaConfig(layers=2, dim=width, hidden=9, heads=heads, kv_heads=kv_heads, head_dim=head_dim, vocab=23, context=32)
     model = Llama.random(config, seed=tokens, dtype=np.float64).with_attention(watched)
     ids, cache = np.random.default_rng(tokens).integers(0, 23, tokens), model.new_cache(capacity=tokens)
-    return np.concatenate([model.forward(ids[:first], cache=cache), model.forward(ids[first:], cache=cache)])
+    whole = model.forward(ids)                                                        # here q_pos and k_pos are (N,)
+    return whole, np.concatenate([model.forward(part, cache=cache) for part in (ids[:first], ids[first:])])
 
 
 def _model_variant(scale=lambda q: q.shape[-1] ** -0.5, weights=softmax, may=lambda i, j: j <= i, kv=None):
@@ -204,6 +205,7 @@ def _model_variant(scale=lambda q: q.shape[-1] ** -0.5, weights=softmax, may=lam
     def fn(q, k, v, *, causal, q_pos, k_pos):
         H, G = q.shape[1], k.shape[1]
         order = np.arange(H) // (H // G) if kv is None else kv(H, G)
+        q_pos, k_pos = np.atleast_2d(q_pos), np.atleast_2d(k_pos)                     # (B or 1, N), (B or 1, S)
         visible = may(q_pos[:, None, :, None], k_pos[:, None, None, :])
         scaled = q @ k[:, order].swapaxes(-1, -2) * scale(q)
         return weights(np.where(visible, scaled, -np.inf)) @ v[:, order]
@@ -222,7 +224,7 @@ def _shared_in_batch(scaled):
 
 model_attention = Exercise(
     name="model_attention", signature="model_attention(q, k, v, *, causal, q_pos, k_pos)", lesson="04", drive=_in_a_model,
-    outputs=["logits (N, V)"], reference=attention,
+    outputs=["whole (N, V)", "parts (N, V)"], reference=attention,
     inputs=lambda rng: [
         {"heads": 6, "kv_heads": 2, "head_dim": 4, "tokens": 7, "first": 4},
         {"heads": 9, "kv_heads": 3, "head_dim": 2, "tokens": 9, "first": 8},

@@ -78,7 +78,7 @@ def test_multi_head_shows_the_first_stage_that_differs():
 # --- inside a model ------------------------------------------------------------------------------------------------
 
 
-def in_a_model(may="k_pos[:, None, :] <= q_pos[:, :, None]", head="h // share", scale="np.sqrt(q.shape[-1])"):
+def in_a_model(may="k_pos[..., None, :] <= q_pos[..., :, None]", head="h // share", scale="np.sqrt(q.shape[-1])"):
     """A learner's loop over heads with one place changed."""
     text = f"""
 def answer(q, k, v, *, causal, q_pos, k_pos):
@@ -97,6 +97,11 @@ def test_model_attention_passes_in_a_loop_and_by_the_library():
     assert check.model_attention(in_a_model())
     assert check.model_attention(ma.attention)
     assert check.model_attention(lambda q, k, v, *, causal, q_pos, k_pos: None).status == "blank"
+
+
+def test_a_mask_from_the_first_key_is_right_on_the_whole_text_and_wrong_in_parts():
+    result = check.model_attention(in_a_model(may="np.tri(q.shape[2], k.shape[2], dtype=bool)"))
+    assert {stage.name: stage.ok for stage in result.stages} == {"whole": True, "parts": False}
 
 
 @pytest.mark.parametrize(("change", "name"), [
