@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 06 Order
 #
-# 45 minutes · difficulty: medium · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb),
-# [03 Masks](03_masks.ipynb), [04 Many heads](04_many_heads.ipynb)
+# 55 minutes · difficulty: medium · read before: [01 Queries, keys, values](01_queries_keys_values.ipynb),
+# [03 Masks](03_masks.ipynb), [04 Many heads](04_many_heads.ipynb) · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -28,6 +28,7 @@ import numpy as np
 import course
 import minattn as ma
 from course import TOKENS, W_K, W_Q, W_V, X
+from minattn.practice import check
 
 np.set_printoptions(precision=2, suppress=True)
 
@@ -298,6 +299,56 @@ assert nothing > max(broken)
 assert set(layouts.guess) == {" Paris"}
 
 # %% [markdown]
+# ## Our own rotation in SmolLM2
+#
+# Is the loop over pairs from above what the model was trained with? Take SmolLM2's own rotation away (all frequencies 0), and
+# give it an attention that turns queries and keys, and not values, by `turn`. Then compare the logits, the scores for the next
+# token. Where the weights are not here, the same lines run on a Llama of the same shape with random weights.
+
+# %%
+model, trained = course.model(), True
+if model is None:
+    print("The lines below run on random weights of SmolLM2's shape.")
+    model, trained = ma.models.Llama.random(ma.models.LlamaConfig.smollm2()), False
+ids = model.tokenizer.encode(course.SENTENCE) if trained else list(range(100, 110))
+unturned = course.turned(model, "interleaved", scaling=np.zeros_like)
+
+
+def by_pairs(x, positions, theta):
+    """x (N, D), one head, turned pair by pair."""
+    out, D = np.empty_like(x), x.shape[1]
+    for pair in range(0, D, 2):
+        out[:, pair:pair + 2] = turn(x[:, pair:pair + 2].T, positions * theta ** (-pair / D)).T
+    return out
+
+
+# %%
+def with_rotation(rotate, values=False):
+    """The model without a rotation of its own, which turns each head's queries and keys by `rotate`."""
+    def fn(q, k, v, *, q_pos, k_pos, **options):                      # B = 1: (1, H, N, D), (1, G, S, D)
+        theta = model.config.rope_theta
+        q = np.stack([rotate(head, q_pos, theta) for head in q[0]])[None]
+        k = np.stack([rotate(head, k_pos, theta) for head in k[0]])[None]
+        v = np.stack([rotate(head, k_pos, theta) for head in v[0]])[None] if values else v
+        return ma.attention(q, k, v, q_pos=q_pos, k_pos=k_pos, **options)
+    return unturned.with_attention(fn)
+
+
+logits = model.forward(ids)                                           # (N, vocabulary)
+runs = {"our own rotation": with_rotation(by_pairs), "no rotation": unturned,
+        "turned the other way": with_rotation(lambda x, at, theta: by_pairs(x, -at, theta)),
+        "positions from 7": with_rotation(lambda x, at, theta: by_pairs(x, at + 7, theta)),
+        "values turned too": with_rotation(by_pairs, values=True)}
+apart = {name: np.abs(run.forward(ids) - logits).max() for name, run in runs.items()}
+for name, largest in apart.items():
+    print(f"{name:21} largest difference of a logit {largest:.0e}, logits reach {np.abs(logits).max():.0f}")
+assert max(apart["our own rotation"], apart["positions from 7"]) < 1e-2
+assert min(apart["no rotation"], apart["turned the other way"], apart["values turned too"]) > 0.1
+
+# %% [markdown]
+# The rotation is the model's. Positions that start at 7 change nothing but rounding, since only distances count. A turn in
+# the other sense is another model: it exchanges the sign of every distance, and these weights were trained with the first.
+#
 # ## Stretching RoPE
 #
 # A pair repeats after $2\pi/f_p$ positions, its wavelength. Pairs whose wavelength is longer than the trained length
@@ -393,51 +444,77 @@ work = {
         N * H * D, lambda: x + ma.positions.sinusoidal(at, H * D).astype(np.float32)),
     "ALiBi, added": (H * N * N, lambda: all_scores + penalty),
 }
+print(f"N = {N}, H = {H}, D = {D}, float32\n\n"
+      "                             million\n"
+      "                            operations  each layer  ms here")
 for name, (operations, run) in work.items():
-    print(f"{name:26} {operations / 1e6:8.1f} million operations "
-          f"{1000 * course.seconds(run, 5):7.2f} ms here")
+    layers = "no" if "sinusoids" in name else "yes"
+    print(f"{name:28}{operations / 1e6:10.1f}  {layers:>10}  {1000 * course.seconds(run, 5):7.2f}")
 
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Write RoPE in the interleaved layout, for one head, without a loop over positions.
-
-# %%
-def my_rope(x, positions, theta=10_000.0):
-    return None  # your lines: x (N, D) to (N, D)
-
-
-def check_rope(fn):
-    rng = np.random.default_rng(7)
-    for N, D, start in [(5, 8, 0), (3, 2, 40), (1, 6, 1000)]:
-        x, at = rng.standard_normal((N, D)), np.arange(start, start + N)
-        got = fn(x.copy(), at)
-        if got is None:
-            return "fill in the blank"
-        if np.shape(got) != (N, D):
-            return f"the shape is {np.shape(got)}; it should stay {(N, D)}"
-        if np.allclose(got, ma.rope(x, at, layout="half")) and D > 2:
-            return "that is the half layout: here neighbours form a pair"
-        if not np.allclose(np.linalg.norm(got, axis=-1), np.linalg.norm(x, axis=-1)):
-            return "the lengths have changed: that is no rotation"
-        if not np.allclose(got, ma.rope(x, at, layout="interleaved")):
-            return "lengths are kept, but the angles are not m theta^(-2p/D)"
-    return "pass"
-
-
-print(check_rope(my_rope))
+# Replace `return None` and run the cell. The check calls your function on arrays of its own, of several sizes; where the answer
+# is a known mistake, it names the mistake.
 
 # %% [markdown]
+# **1 (easy).** Write `sinusoid(positions, E)`: positions (N,) come in, rows (N, E) come out, with sines in the even columns and
+# cosines in the odd ones, and the base 10,000. The positions need not start at 0.
+#
 # <details><summary>Hint</summary>
 #
-# `x[:, 0::2]` are the first numbers of all pairs, `x[:, 1::2]` the second ones. The angles are (N, D/2).
+# Pair p, the columns 2p and 2p + 1, has the frequency $10000^{-2p/E}$. The angles are an array (N, E / 2).
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `np.arange(0, E, 2)` is 2p for every pair. `rows[:, 0::2] = ...` writes into the even columns.
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
 # ```python
-# def my_rope(x, positions, theta=10_000.0):
+# def sinusoid(positions, E):
+#     angle = positions[:, None] * 10_000.0 ** (-np.arange(0, E, 2) / E)
+#     rows = np.empty((len(positions), E))
+#     rows[:, 0::2], rows[:, 1::2] = np.sin(angle), np.cos(angle)
+#     return rows
+# ```
+#
+# The first pair turns by one radian a position, the last one by $10000^{-(E-2)/E}$: the larger E, the nearer to 1/10000.
+#
+# </details>
+
+# %%
+def sinusoid(positions, E):
+    """positions (N,), a number -> (N, E)"""
+    return None
+
+
+check.sinusoid(sinusoid)
+
+# %% [markdown]
+# **2 (medium).** Write `rope(x, positions, theta)` in the interleaved layout, for one head, without a loop over positions: x
+# (N, D) and positions (N,) come in, (N, D) comes out.
+#
+# <details><summary>Hint</summary>
+#
+# `x[:, 0::2]` are the first numbers of all pairs, `x[:, 1::2]` the second ones. The angles are (N, D / 2).
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# The function `turn` above has the two lines. Write its two results into the even and the odd columns of a new array.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def rope(x, positions, theta):
 #     D = x.shape[-1]
 #     angle = positions[:, None] * theta ** (-np.arange(0, D, 2) / D)
 #     a, b = x[:, 0::2], x[:, 1::2]
@@ -447,44 +524,142 @@ print(check_rope(my_rope))
 #     return out
 # ```
 #
-# </details>
+# Written into x itself, the second line would read what the first one has changed.
 #
-# **2.** Write a `score_mod` like ALiBi's that begins to count later: distances 0 to 3 cost nothing, distance 4 costs one
-# slope, distance 5 two, and so on.
+# </details>
 
 # %%
-def my_mod(s, b, h, i, j):
-    return None  # your line; slopes[h] is the head's slope
+def rope(x, positions, theta):
+    """x (N, D), positions (N,), a number -> (N, D)"""
+    return None
 
 
-def check_mod(fn):
-    if fn(0.0, 0, 0, 5, 1) is None:
-        return "fill in the blank"
-    free = np.minimum(bias + 3 * slopes[:, None, None], 0)
-    want = ma.attention(q8, k8, v8, causal=True, bias=free)
-    if np.allclose(ma.attention(q8, k8, v8, causal=True, score_mod=fn), want):
-        return "pass"
-    paid = [-float(fn(0.0, 0, 0, 9, 9 - distance)) for distance in (3, 4, 5)]
-    return f"at distances 3, 4, 5 head 0, of slope 0.5, should pay [0, 0.5, 1]; yours pays {paid}"
-
-
-print(check_mod(my_mod))
+check.rope(rope)
 
 # %% [markdown]
+# Does it pass? Then let it turn in SmolLM2: write `rope` in place of `by_pairs` here, and run the cell.
+
+# %%
+changed = with_rotation(by_pairs)                                     # your own here
+print(f"largest difference of a logit {np.abs(changed.forward(ids) - logits).max():.0e}")
+
+# %% [markdown]
+# **3 (medium).** Write attention with RoPE, `rope_attention(q, k, v, q_pos, k_pos)`: q (N, D), k (S, D), v (S, D), and the
+# positions (N,) and (S,) at which queries and keys stand. The layout is interleaved, theta is 10,000, there is no mask, and the
+# scores are scaled as always. `ma.rope` may help.
+#
 # <details><summary>Hint</summary>
 #
-# The distance is `i - j`; `np.maximum(x, 0)` cuts at 0 and works on arrays.
+# `ma.rope(x, positions, layout="interleaved")` turns x. Which of the three arrays are turned, and by whose positions?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# Positions belong into the scores. A value has to arrive as it was.
 #
 # </details>
 #
 # <details><summary>Answer</summary>
 #
 # ```python
-# def my_mod(s, b, h, i, j):
-#     return s - slopes[h] * np.maximum(i - j - 3, 0)
+# def rope_attention(q, k, v, q_pos, k_pos):
+#     q = ma.rope(q, q_pos, layout="interleaved")
+#     k = ma.rope(k, k_pos, layout="interleaved")
+#     return ma.attention(q, k, v)
 # ```
 #
+# Move all positions by the same amount, and the output stays. If values were turned as well, it would not.
+#
 # </details>
+
+# %%
+def rope_attention(q, k, v, q_pos, k_pos):
+    """q (N, D), k and v (S, D), q_pos (N,), k_pos (S,) -> (N, D)"""
+    return None
+
+
+check.rope_attention(rope_attention)
+
+# %% [markdown]
+# **4 (medium).** Write a kind of ALiBi that begins to count later: `alibi(heads, N, S, free)` returns what is added to the
+# scores, (H, N, S). Distances up to `free` cost nothing, the next one costs one slope, the one after it two, and so on; keys
+# that come later than their query get $-\infty$. The slopes are ALiBi's, $2^{-8h/H}$ for h = 1 to H, where `heads` is a power
+# of 2. The last query stands at the last key.
+#
+# <details><summary>Hint</summary>
+#
+# Positions of the queries in a column, those of the keys in a row, as in lesson 03; the slopes with two axes of 1 behind them.
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# `np.maximum(x, 0)` cuts at 0. By how much is the distance above what is free? And a penalty is subtracted.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def alibi(heads, N, S, free):
+#     i, j = np.arange(S - N, S)[:, None], np.arange(S)
+#     slopes = 2.0 ** (-8 * np.arange(1, heads + 1) / heads)
+#     penalty = slopes[:, None, None] * np.maximum(i - j - free, 0)
+#     return np.where(j <= i, -penalty, -np.inf)
+# ```
+#
+# As a `score_mod` it is one line: `s - slopes[h] * np.maximum(i - j - free, 0)`.
+#
+# </details>
+
+# %%
+def alibi(heads, N, S, free):
+    """four numbers -> bias (H, N, S)"""
+    return None
+
+
+check.alibi(alibi)
+
+# %% [markdown]
+# **5 (hard).** Somebody gives you a layer, a function from (N, E) to (N, E), and an input x for it. Write `sees_order(layer,
+# x)`: True if the order of the tokens matters to the layer, False if a shuffle of the tokens does no more than shuffle the rows
+# of the output. You cannot look into the layer, only call it. x has at least three rows, all different.
+#
+# <details><summary>Hint</summary>
+#
+# The section "A bag of words" compares two arrays. Which two?
+#
+# </details>
+#
+# <details><summary>Second hint</summary>
+#
+# The order that you try must be one that any layer would notice. With a penalty on the distance in both directions a reversal
+# changes nothing; with a causal mask the last row does not notice what happens before it.
+#
+# </details>
+#
+# <details><summary>Answer</summary>
+#
+# ```python
+# def sees_order(layer, x):
+#     rng = np.random.default_rng(0)
+#     orders = [rng.permutation(len(x)) for _ in range(20)]
+#     return any(not np.allclose(layer(x[order]), layer(x)[order]) for order in orders)
+# ```
+#
+# One order that makes a difference proves that order matters. That none was found proves nothing, but twenty drawn ones make
+# it likely.
+#
+# </details>
+
+# %%
+def sees_order(layer, x):
+    """a function (N, E) -> (N, E), and x (N, E) -> True or False"""
+    return None
+
+
+check.sees_order(sees_order)
 
 # %% [markdown]
 # ## Three questions
@@ -524,4 +699,5 @@ print(check_mod(my_mod))
 #   [arXiv:2104.09864](https://arxiv.org/abs/2104.09864), eqs (14) to (16) and (34). ALiBi: Press et al. 2022,
 #   [arXiv:2108.12409](https://arxiv.org/abs/2108.12409), section 3. Without positions: Kazemnejad et al. 2023,
 #   [arXiv:2305.19466](https://arxiv.org/abs/2305.19466). Llama 3.1: [arXiv:2407.21783](https://arxiv.org/abs/2407.21783).
+# - Which mechanism when: [which_when.md](which_when.md).
 # - Next: [07 The KV cache](07_kv_cache.ipynb).

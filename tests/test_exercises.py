@@ -12,12 +12,9 @@ from minattn.practice import check, notebook
 from minattn.practice.zoo import Family
 
 LESSONS = Path(__file__).resolve().parents[1] / "lessons"
-UNCONVERTED = ("06")                      # in the older form; it shrinks to nothing
-
 NOTEBOOKS = {path.name[:2]: path for path in sorted(LESSONS.glob("[0-9][0-9]_*.ipynb")) if path.name.count(".") == 1}
-CONVERTED = {number: path for number, path in NOTEBOOKS.items() if number not in UNCONVERTED}
-TASKS = [(number, task) for number, path in CONVERTED.items() for task in notebook.tasks(notebook.read(path), path.name)]
-every_lesson = pytest.mark.parametrize("number", CONVERTED)
+TASKS = [(number, task) for number, path in NOTEBOOKS.items() for task in notebook.tasks(notebook.read(path), path.name)]
+every_lesson = pytest.mark.parametrize("number", NOTEBOOKS)
 every_task = pytest.mark.parametrize(("number", "task"), TASKS, ids=[f"{number}-{task.check}" for number, task in TASKS])
 
 
@@ -43,10 +40,6 @@ def test_three_exercises_at_least_numbered_in_order(number):
     tasks = notebook.tasks(cells(number, solved=False))
     assert len(tasks) >= 3
     assert [task.number for task in tasks] == list(range(1, len(tasks) + 1))
-
-
-def test_a_lesson_that_is_converted_leaves_the_list():
-    assert [number for number in UNCONVERTED if notebook.answers(notebook.read(NOTEBOOKS[number]))] == []
 
 
 def test_no_two_exercises_share_a_check_and_each_check_knows_its_lesson():
