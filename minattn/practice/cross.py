@@ -41,7 +41,7 @@ def _causal(scaled):
 
 
 def _causal_top_left(scaled):
-    return softmax(np.where(np.tri(*scaled.shape, dtype=bool), scaled, -np.inf))
+    return softmax(np.where(np.tri(*scaled.shape) > 0, scaled, -np.inf))
 
 
 cross_attention = Exercise(
