@@ -22,7 +22,7 @@
 # %%
 import inspect
 import tracemalloc
-from functools import reduce
+from functools import partial, reduce
 from itertools import product
 
 import course
@@ -43,7 +43,7 @@ assert 4 * 65_536 * 64 * 4 == 64 * 2**20
 #
 # A row has six scores. You have seen three of them and may not see them again; three are still to come.
 #
-# 1. How many numbers must you have kept to be able to finish the sum under the softmax?
+# 1. The softmax divides by the sum of all exponentials. How many numbers must you have kept to be able to finish that sum?
 # 2. And to finish the output, when each value is a row of $D_v$ numbers?
 #
 # <details><summary>Answer</summary>
@@ -58,7 +58,7 @@ assert 4 * 65_536 * 64 * 4 == 64 * 2**20
 # ## Six scores
 #
 # They are real: in "The cat sat on the mat" the token 'mat' looks at the first six tokens, itself included, in head 2 of
-# SmolLM2's layer 13. Scores and two channels of the values are rounded to two decimals, so that a calculator can follow.
+# SmolLM2's layer 13. The scores, and two columns of the values, are rounded to two decimals, so that a calculator can follow.
 
 # %%
 tokens = ["The", "cat", "sat", "on", "the", "mat"]
@@ -67,6 +67,7 @@ v = np.array([[-0.09,  0.04], [0.69, -1.32], [0.73, -1.24],
               [ 0.23,  0.25], [0.55,  2.52], [0.56, -1.42]])          # (S, Dv)
 
 found = course.real("sentence")
+print("held against the model itself" if course.model() else "held against the stored maps")
 layer13 = found.q[2, 5] @ found.k[0, :6].T / 8                        # head 2 reads KV head 0; sqrt(64) = 8
 np.testing.assert_allclose(s, layer13, atol=0.01)
 np.testing.assert_allclose(v, found.v[0, :6, 2:4], atol=0.01)
@@ -78,7 +79,7 @@ print(f"sum of the exps {np.exp(s).sum():.3f}, log-sum-exp {np.log(np.exp(s).sum
 print("output", weights @ v)
 
 # %% [markdown]
-# The **log-sum-exp** (lse) is the logarithm of the sum under the softmax. It will be the one number worth keeping of a row.
+# The **log-sum-exp** (lse) is the logarithm of the sum of exponentials. It will be the one number worth keeping of a row.
 #
 # ## Built broken: no maximum
 #
@@ -120,6 +121,7 @@ broken = np.exp(s - top) / total
 print(f"total {total:.3f}, it should be {np.exp(s - top).sum():.3f}")
 print("weights", broken.round(3), "add up to", broken.sum().round(3))
 assert broken.sum() < 0.75
+assert np.exp(1.38 - 2.44).round(3) == 0.346
 
 # %% [markdown]
 # The symptom: weights that do not add up to 1. 'The' was counted as 1.000, measured from itself; measured from the final
@@ -128,8 +130,8 @@ assert broken.sum() < 0.75
 #
 # ## The mend: rescale what is there
 #
-# Write $m$ for the top and $l$ for the total, as the papers do. A sum measured from an old top $m$ is brought under a new
-# one, $m'$, by a single factor, because $e^{s-m'} = e^{s-m}\, e^{m-m'}$ for all of its terms:
+# Write $m$ for the top and $l$ for the total, as the papers on FlashAttention do. A sum measured from an old top $m$ is
+# brought under a new one, $m'$, by a single factor, because $e^{s-m'} = e^{s-m}\, e^{m-m'}$ for all of its terms:
 #
 # $$
 # m' = \max(m, s) \qquad l' = e^{m - m'}\, l + e^{s - m'}
@@ -187,10 +189,12 @@ np.testing.assert_allclose(out, want[0])
 np.testing.assert_allclose(lse, want_lse[0])
 
 # %% [markdown]
-# That is all of FlashAttention's arithmetic: two numbers and one row are kept, and each key is looked at once.
-# FlashAttention-2 divides once at the end, as here; the first FlashAttention divided in every step, and had to multiply
-# by the old total again before the next. Forget to fade the accumulator, and the tokens that came before a new top count
-# too much:
+# That is all of the arithmetic of **FlashAttention** (Dao et al. 2022): two numbers and one row are kept, and each key is
+# looked at once. What it does besides is to take many queries and keys at a time, as below, so that little has to be moved.
+# FlashAttention-2 (Dao 2023) divides once at the end, as here; the first FlashAttention divided in every step, and had to
+# multiply by the old total again before the next.
+#
+# Forget to fade the accumulator, and the tokens that came before a new top count too much:
 
 # %%
 top, total, acc = -np.inf, 0.0, np.zeros(2)
@@ -227,9 +231,9 @@ print("plain average of the two outputs   ", ((a[0] + b[0]) / 2)[0].round(3), " 
 assert np.abs((a[0] + b[0]) / 2 - out).max() > 0.1
 
 # %% [markdown]
-# Merging is *the* primitive of this lesson and of much that follows. It is commutative and associative, so parts can be
-# joined in any order, in pairs, in a tree, on different machines. A single key is the smallest part: its output is its
-# value, and its lse is its score. And there is an empty part that changes nothing, with output 0 and lse $-\infty$.
+# But for rounding, the order does not matter, nor what is joined first (a merge is commutative and associative): parts can
+# be joined in pairs, in a tree, on different machines. The smallest part is a single key: its output is its value, and its
+# lse is its score. And there is an empty part that changes nothing, with output 0 and lse $-\infty$.
 
 # %%
 rng = np.random.default_rng(0)
@@ -256,8 +260,8 @@ with np.errstate(invalid="ignore"):
 #
 # ## Tiles
 #
-# One key at a time is slow, one query at a time as well. So take `block_q` queries and `block_k` keys: a **tile** of the map.
-# The loop is the one from above, with a top and a total for each row of the tile, and two matrix products inside.
+# One key at a time is slow in NumPy, one query at a time as well. So take `block_q` queries and `block_k` keys: a **tile** of
+# the map. The loop is the one from above, with a top and a total for each row of the tile, and two matrix products inside.
 
 # %%
 def tiled(q, k, v, block_q, block_k):
@@ -292,7 +296,8 @@ for block_q, block_k in [(1, 1), (16, 16), (7, 9), (41, 53), (64, 100)]:
 #
 # [minattn/flash/online.py](../minattn/flash/online.py) has the same loop for batches, grouped heads, masks and every other
 # option. `prepare` checks the arguments and gives the problem `x`; `x.tile(rows, keys)` is the part of it that belongs to a
-# tile, with the positions of its own queries and keys. The lines of `forward` that matter here:
+# tile, with the positions of its own queries and keys; `x.work` is the dtype that is computed in, and `blocks` gives the
+# slices. The lines of `forward` that matter here:
 
 # %%
 source = inspect.getsource(online.forward).splitlines()
@@ -303,8 +308,10 @@ print("\n".join(source[start:]))
 # From the top: a block of queries is loaded once, and starts with top $-\infty$, total 0 and an accumulator of zeros.
 # `tile_scores` gives `None` where nobody in the tile may look at anything; such a tile is skipped before it is loaded.
 # `base` is the top, or 0 in a row that has seen nothing yet, so that no $-\infty + \infty$ arises. `group` lets the query
-# heads that share a KV head read it together. After the last key comes one division, and output and lse are stored. A row
-# that saw nothing has a total of 0, is divided by 1 and gets the output 0.
+# heads that share a KV head (lesson 08) read it together, and `product` is `p @ v` in which a pair outside `pairs`, those
+# that the mask lets through, adds nothing, even where v is NaN. After the last key comes one division, and output and lse
+# are stored. A row that saw nothing has a total of 0, is divided by 1 and gets the output 0. The `ledger` counts; it has its
+# own section below. (`with_sink` is for an option that this lesson does not use.)
 #
 # `forward_keys_outside` has the two loops exchanged, as the first FlashAttention had them: a block of keys visits all
 # queries, and joins what they had so far by `merge`. Both orders, whatever the tiles, with and without a mask:
@@ -314,7 +321,7 @@ def run(form, block_q, block_k, **options):
     """(out, lse) of one head by `online.forward` or `online.forward_keys_outside`."""
     x = prepare(q, k, v, **options)
     out, _, lse = form(x, block_q=block_q, block_k=block_k)
-    return x.restore(out), x.restore(lse)
+    return x.restore(out), x.restore(lse)                             # without the axes that q did not have
 
 
 window = ma.masks.last(9) | ma.masks.first(2)
@@ -328,14 +335,15 @@ for options in ({}, {"causal": True}, {"mask": window, "causal": True}, {"softca
 print("2 orders x 4 tile sizes x 4 sets of options agree with ma.attention")
 
 # %% [markdown]
-# You need not call it by hand: `ma.attention(..., backend="cpu")` is this file in float64, and compiled kernels in float32
-# (lesson 11).
+# You need not call it by hand: for all but small problems `ma.attention` itself takes this file in float64, and compiled
+# kernels (lesson 11) in float32. `backend="numpy"` asks for the ordinary form, with all scores at once.
 #
 # ## The picture
 #
 # The map of 22 queries and 22 keys under the causal mask, cut in tiles of 5 x 4. What to look for on the left: which
-# tiles can be skipped, and that only tiles on the staircase need to look at the mask at all. On the right: one moment of
-# the loop with the queries outside. Only what is dark is in fast memory.
+# tiles hold no coloured cell and can be skipped, and that only tiles on the staircase need to look at the mask at all. On
+# the right: one moment of the loop with the queries outside. Only what is dark is in fast memory, the small one in which a
+# processor computes; the rest is in the large, slow one.
 
 # %%
 N, block_q, block_k = 22, 5, 4
@@ -344,50 +352,36 @@ kind = blocks.kind[0, 0]                                              # 0 empty,
 print(blocks)
 print(f"{blocks.active:.0%} of the tiles have work; {np.count_nonzero(kind == 2)} of {kind.size} look at the mask")
 
-np.testing.assert_allclose(
-    np.kron(kind > 0, np.ones((block_q, block_k)))[:N, :N] * ma.masks.causal().dense(N, N),
-    ma.masks.causal().dense(N, N))                                    # no visible pair lies in an empty tile
-
 # %%
-def cut_map(ax):
-    """The mask, the edges of the tiles, and which of them nobody needs."""
-    ma.plot.mask(ma.masks.causal(), N, ax=ax, legend=False, title="tiles of 5 x 4 under the causal mask")
-    for n in range(0, N, block_q):
-        ax.axhline(n - 0.5, color="#d1495b", linewidth=1.2)
-    for j in range(0, N, block_k):
-        ax.axvline(j - 0.5, color="#d1495b", linewidth=1.2)
-    for row, column in np.argwhere(kind == 0):
-        x, y = (min((c + 0.5) * size, (c * size + N) / 2) - 0.5
-                for c, size in [(column, block_k), (row, block_q)])   # the middle of the tile
-        ax.text(x, y, "skip", ha="center", va="center", fontsize=7)
-
-
-# %%
-def box(ax, corner, rows, columns, fill, edge="white", **style):
-    ax.add_patch(Rectangle(corner, columns, rows, facecolor=fill, edgecolor=edge, **style))
-
-
 fast, slow, done = "#443983", "#d9d9e8", "#9fd0cb"
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-cut_map(left)
+ma.plot.mask(ma.masks.causal(), N, ax=left, legend=False, title="tiles of 5 x 4; coloured: may look")
+left.hlines(np.arange(0, N, block_q) - 0.5, -0.5, N - 0.5, color="#d1495b", linewidth=1.2)
+left.vlines(np.arange(0, N, block_k) - 0.5, -0.5, N - 0.5, color="#d1495b", linewidth=1.2)
+
+
+def box(corner, rows, columns, fill, edge="white", **style):
+    right.add_patch(Rectangle(corner, columns, rows, facecolor=fill, edgecolor=edge, **style))
+
+
 for row, n in enumerate(range(0, N, block_q)):                        # the moment: row of tiles 2, column 1
     height, now = min(block_q, N - n), row == 2
-    box(right, (-7, n), height, 5, fast if now else slow)             # Q, five numbers wide
-    box(right, (24, n), height, 5, fast if now else done if row < 2 else slow)
+    box((-7, n), height, 5, fast if now else slow)                    # Q, five numbers wide
+    box((24, n), height, 5, fast if now else done if row < 2 else slow)
     for column, j in enumerate(range(0, N, block_k)):
-        fill = fast if now and column == 1 else "white" if kind[row, column] else "#f1f1f1"
-        box(right, (j, n), height, min(block_k, N - j), fill, "#8a8a8a", linestyle=":")
-for y, (column, j) in product((-7, -13), enumerate(range(0, N, block_k))):          # K above, V above it
-    box(right, (j, y), 5, min(block_k, N - j), fast if column == 1 else slow)
+        fill = fast if now and column == 1 else "white" if kind[row, column] else "#e0e0e0"
+        box((j, n), height, min(block_k, N - j), fill, "#8a8a8a", linestyle=":")
+for y, (column, j) in product((-7, -13), enumerate(range(0, N, block_k))):          # K, and V above it
+    box((j, y), 5, min(block_k, N - j), fast if column == 1 else slow)
 for text, place in [("Q", (-4.5, 24)), ("out", (26.5, 24)), ("K", (-1.2, -4.5)), ("V", (-1.2, -10.5))]:
     right.text(*place, text, ha="center", va="center")
 right.set(xlim=(-8, 30), ylim=(26, -14), aspect="equal", title="one moment: what is dark is in fast memory")
 right.axis("off");
 
 # %% [markdown]
-# In slow memory, pale: Q, K, V, and the output, finished down to row 9 (green). In fast memory: five rows of Q, four of K
-# and V, one tile of scores, five rows of the accumulator, and a top and a total for each. The white and grey tiles are
-# nowhere: they are not computed yet, or forgotten, or (grey) never needed.
+# In slow memory, pale: Q, K, V, and the output, which is finished down to row 9 (green). In fast memory: five rows of Q,
+# four of K and V, one tile of scores, five rows of the accumulator, and a top and a total for each. The white tiles are
+# nowhere: not computed yet, or forgotten. The grey ones are never needed.
 #
 # ## The ledger
 #
@@ -461,18 +455,19 @@ for N, D, block_q, block_k in [(300, 64, 64, 64), (300, 64, 7, 100), (512, 32, 1
 # ## How much fast memory?
 #
 # With the queries outside, fast memory holds `block_q` rows of Q and of the accumulator, `block_k` rows of K and V, the
-# tile, and a top and a total a row. In a fast memory of $M$ numbers, then, about $M / 2D$ queries fit, and the last term
-# of the formula is
+# tile, and a top and a total a row. With few keys at a time, about $M / 2D$ queries fit in a fast memory of $M$ numbers, and
+# the last term of the formula is
 #
 # $$
 # \frac{N}{b_q} \cdot 2ND \;\approx\; \frac{4 N^2 D^2}{M}
 # $$
 #
-# It is of the order of Theorem 2 of Dao et al. 2022: $\Theta(N^2 D^2 / M)$ numbers, against $\Theta(ND + N^2)$ for the
-# ordinary form. Both grow with $N^2$. The tiled form moves about $D^2 / M$ times as many as the ordinary one, so it moves
-# fewer only where $M$ is larger than $D^2$ or so. Here blocks of 16 keys leave most of the fast memory to the queries.
-# For the keys outside the paper takes $b_k = \lceil M / 4D \rceil$ and $b_q = \min(b_k, D)$; the tile of scores comes on
-# top, at most a quarter of $M$.
+# Theorem 2 of Dao et al. 2022 says the same: $\Theta(N^2 D^2 / M)$ numbers, against $\Theta(ND + N^2)$ for the ordinary
+# form, where $\Theta$ means 'but for a constant factor'. Both grow with $N^2$. The tiled form moves about $D^2 / M$ times as
+# many as the ordinary one, so it moves fewer only where $M$ is larger than $D^2$ or so.
+#
+# Below, the queries outside take 16 keys at a time, and as many queries as fit. For the keys outside the paper takes
+# $b_k = \lceil M / 4D \rceil$ and $b_q = \min(b_k, D)$; the tile of scores comes on top, about a quarter of $M$ at most.
 
 # %%
 def queries_outside(M, D, block_k=16):
@@ -489,15 +484,14 @@ def keys_outside(M, D):
 tilings = {"keys outside": keys_outside, "queries outside": queries_outside}
 N, D, sizes = 1024, 64, 2 ** np.arange(12, 18)
 for M in sizes.tolist():
-    fit = queries_outside(M, D)
-    held = 2 * (fit["block_q"] + 16) * D + fit["block_q"] * (16 + 2)
-    assert held <= M
-    print(f"M = {M:>7,}: {fit['block_q']:3} queries x 16 keys, {held:>7,} numbers held")
+    fits = queries_outside(M, D)["block_q"]
+    assert 2 * (fits + 16) * D + fits * (16 + 2) <= M
+    print(f"M = {M:>7,}: {fits:3} queries x 16 keys fit")
 
 # %% [markdown]
-# Now count, at six sizes of fast memory, and draw the closed forms through the counts. What to look for: the lines fall as
-# $1 / M$, beside the dotted one of the theorem; where they cross the level line of the ordinary form; and the floor that no
-# form can go below, since Q, K and V have to be read and the output written once.
+# Now count, at six sizes of fast memory, and draw the formulas through the counts. What to look for: in the middle the lines
+# fall as $1 / M$ does, side by side with the dotted one; where they cross the level line of the ordinary form; and the
+# floor that no form can go below, since Q, K and V have to be read and the output written once.
 
 # %%
 fig, ax = plt.subplots(figsize=(7.2, 4), layout="constrained")
@@ -507,7 +501,7 @@ points = {}
 for name, (colour, marker) in looks.items():
     form, formula = forms[name]
     line = [formula(N, D, **tilings[name](M, D)) for M in fine]
-    ax.loglog(fine, line, color=colour, linewidth=1, label=f"{name}: closed form")
+    ax.loglog(fine, line, color=colour, linewidth=1, label=f"{name}: formula")
     points[name] = [counted(form, N, D, **tilings[name](M, D)) for M in sizes.tolist()]
     ax.loglog(sizes, points[name], marker, color=colour, label=f"{name}: counted")
 naive = counted(at_once, N, D)
@@ -520,10 +514,10 @@ ax.minorticks_off()
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False);
 
 # %% [markdown]
-# The small steps are whole blocks: one row of tiles more or less. At the left end the 16 keys take most of the memory, so
-# the line of the queries falls faster there; at the right end both come near the floor. Where is the crossover? The closed
-# forms say: once a block holds about $D / 2$ queries, or about $3D / 4$ keys. In numbers of fast memory that is about
-# $D^2$ and $3 D^2$ for large $D$; for small ones the 16 keys and the tile itself take their share.
+# The small steps are whole blocks: one more or one less. At the left end the 16 keys take half of the memory or more, so the
+# line of the queries falls faster there; at the right end both come near the floor. Where do they cross the ordinary form?
+# The formulas say: once a block holds about $D / 2$ queries, or about $3D / 4$ keys. In numbers of fast memory that is about
+# $D^2$ and $3 D^2$ for large $D$; at smaller $D$ the 16 keys and the tile itself weigh more. Checked at 65,536 tokens:
 
 # %%
 for D in (32, 64, 128):
@@ -540,18 +534,26 @@ print(f"at M = {M:,} = {M / D**2:.0f} D^2 the counted traffic is {ratio:.0f} tim
 assert ratio > 10
 
 # %% [markdown]
-# The paper's numbers, not measured here: 192 KB of fast memory beside each of an A100's 108 groups of units, which is
-# 98,304 numbers of 16 bits, or $24 D^2$ at $D = 64$; for GPT-2 medium, forward and backward, 40.3 GB moved by the
-# ordinary form and 4.4 GB by theirs (Figure 2). Their Proposition 3: no exact form moves $o(N^2 D^2 / M)$ numbers for
-# every $M$ from $D$ to $ND$.
+# The paper's numbers, not measured here: 192 KB of fast memory beside each of an A100 GPU's 108 groups of arithmetic units,
+# which is 98,304 numbers of 16 bits, or $24 D^2$ at $D = 64$; for attention in GPT-2 medium, forward and backward, 40.3 GB
+# moved by the ordinary form and 4.4 GB by theirs (Figure 2). Their Proposition 3: no exact form can move fewer by more than
+# a constant factor, $o(N^2 D^2 / M)$, for every $M$ from $D$ to $ND$ at once.
 #
-# Tiles that a mask leaves out are not loaded. Under the causal mask about half of the traffic remains, and it too is counted:
+# **Predict before you run.** Tiles that a mask leaves out are not loaded. With $N = 1024$ and tiles of 64 x 64, is the
+# traffic under the causal mask half of the whole, less, or more?
+#
+# <details><summary>Answer</summary>
+#
+# A little more than half. A tile on the diagonal is loaded whole, and Q, output and lse move as before.
+#
+# </details>
 
 # %%
 assert 192 * 1024 // 2 == 98_304 == 24 * 64**2
 sizes = {"block_q": 64, "block_k": 64}
 full, causal = (counted(online.forward, N, D, causal=causal, **sizes) for causal in (False, True))
 tiles = N // 64
+assert 0.5 < causal / full < 0.6
 assert causal == 2 * N * D + N + tiles * (tiles + 1) // 2 * 2 * 64 * D
 print(f"all tiles {full:,}, causal {causal:,}: {causal / full:.0%}; "
       f"tiles with work {ma.masks.causal().blocks(N, N, **sizes).active:.0%}")
@@ -559,9 +561,10 @@ print(f"all tiles {full:,}, causal {causal:,}: {causal / full:.0%}; "
 # %% [markdown]
 # ## The real thing
 #
-# SmolLM2 with another attention in all 30 layers: tiles of 32 x 24, which do not divide the paragraph's length. Then the
-# model writes, and in every step the cache is cut in two halves, attended to apart and merged. Where the weights are not
-# here, the same lines run on a Llama of the same shape with random weights.
+# SmolLM2 with another attention in all 30 layers, held to the ordinary form: tiles of 32 x 24, which do not divide the 127
+# tokens of a paragraph, and two halves of the keys, merged. Then the model writes, and in every step the cache is cut in
+# two halves that are attended to apart and merged. Where the weights are not here, the same lines run on a Llama of the same
+# shape with random weights.
 
 # %%
 model, trained = course.model(), True
@@ -586,7 +589,9 @@ def by_halves(q, k, v, *, causal, q_pos, k_pos):
 
 # %%
 ids = model.tokenizer.encode(course.PARAGRAPH) if trained else list(range(100, 227))
-logits = model.forward(ids)                                           # (N, vocabulary)
+ordinary = model.with_attention(partial(ma.attention, backend="numpy"))
+logits = ordinary.forward(ids)                                        # (N, vocabulary)
+assert (len(ids), model.config.layers) == (127, 30)
 for name, fn in [("tiles of 32 x 24", by_tiles), ("two halves, merged", by_halves)]:
     difference = np.abs(model.with_attention(fn).forward(ids) - logits).max()
     print(f"{name:18} {len(ids)} tokens, largest difference of a logit {difference:.0e}, "
@@ -594,14 +599,14 @@ for name, fn in [("tiles of 32 x 24", by_tiles), ("two halves, merged", by_halve
     assert difference < 1e-3
 
 prompt, options = ids[:12], {"max_new_tokens": 8, "progress": False}
-kept = model.generate(prompt, **options)
+kept = ordinary.generate(prompt, **options)
 assert model.with_attention(by_halves).generate(prompt, **options) == kept
 assert model.with_attention(by_tiles).generate(prompt, **options) == kept
 print(model.tokenizer.decode(prompt + kept) if trained else kept)
 
 # %% [markdown]
-# The differences are rounding in float32. Splitting the cache is no exercise for its own sake: a query that decodes has
-# only one row, so there is no block of queries to share among processors, but there are many keys. *Flash-decoding* gives
+# The differences are rounding in float32. To split the cache is of use: while a model writes, each step has one query, so
+# there is no block of queries to share among processors, but there are many keys. *Flash-Decoding* (Dao et al. 2023) gives
 # each processor a part of the cache and merges.
 #
 # ## And the weights?
@@ -613,6 +618,7 @@ print(model.tokenizer.decode(prompt + kept) if trained else kept)
 x = prepare(found.q, found.k, found.v, causal=True)
 out, _, lse = online.forward(x, block_q=4, block_k=3)
 lse = x.restore(lse, x.work)                                          # (H, N): 90 numbers, where the maps had 900
+assert (lse.size, lse.size * len(found.tokens)) == (90, 900)
 it = found.tokens.index(" it")
 row = ma.attention_weights(found.q, found.k, lse=lse, heads=8, rows=it, causal=True)
 for token, weight in zip(found.tokens[:it + 1], row, strict=False):
@@ -623,8 +629,9 @@ np.testing.assert_allclose(row, whole[8, it], rtol=1e-4, atol=1e-6)
 # %% [markdown]
 # ## What it costs: memory and time, measured here
 #
-# One head, $D = 64$, float32, one thread. Memory is the peak of what was allocated beyond Q, K and V, as `tracemalloc`
-# sees it. The ordinary form is `ma.attention`, which holds up to three maps at a time.
+# One head, $D = 64$, float32, and one thread for NumPy's products if you came here by `minattn learn`. Memory is the peak of
+# what was allocated beyond Q, K and V, as Python's `tracemalloc` sees it. The ordinary form is `ma.attention` with
+# `backend="numpy"`, which holds up to three maps at a time.
 
 # %%
 def peak(run):
@@ -639,7 +646,7 @@ def peak(run):
 def at_once_and_tiled(q, k, v):
     """{form: (what to run, numbers it moves)}"""
     x, (N, D) = prepare(q, k, v), q.shape
-    runs = {"all at once": (lambda: ma.attention(q, k, v), 4 * N * D + 4 * N * N)}
+    runs = {"all at once": (lambda: ma.attention(q, k, v, backend="numpy"), 4 * N * D + 4 * N * N)}
     for block in (64, 256):
         moved = forms["queries outside"][1](N, D, block, block)
         runs[f"tiles of {block}"] = lambda b=block: online.forward(x, block_q=b, block_k=b), moved
@@ -647,35 +654,40 @@ def at_once_and_tiled(q, k, v):
 
 
 # %%
+held = {}
 print("    N   form             peak MiB        ms   numbers moved")
 for N in (1024, 2048, 4096):
     runs = at_once_and_tiled(*rng.standard_normal((3, N, 64), dtype=np.float32))
     best = dict.fromkeys(runs, np.inf)
     for name in 5 * list(runs):                                       # in turn: what disturbs one disturbs all
         best[name] = min(best[name], course.seconds(runs[name][0], 1))
-    memory = {name: peak(run_it) for name, (run_it, _) in runs.items()}
+    held[N] = {name: peak(run_it) for name, (run_it, _) in runs.items()}
     for name, (_, moved) in runs.items():
-        print(f"{N:5}   {name:14} {memory[name]:10.2f} {1000 * best[name]:9.1f} {moved:15,}")
-assert memory["tiles of 64"] < memory["all at once"] / 50
+        print(f"{N:5}   {name:14} {held[N][name]:10.2f} {1000 * best[name]:9.1f} {moved:15,}")
+
+growth = {name: held[4096][name] / held[2048][name] for name in held[4096]}
+print("twice the length takes", ", ".join(f"{name}: {times:.1f} times" for name, times in growth.items()), "the memory")
+assert np.isclose(held[4096]["all at once"], 3 * 4096**2 * 4 / 2**20, rtol=0.01)      # three maps
+assert np.isclose(growth["all at once"], 4, rtol=0.05)
+assert max(growth["tiles of 64"], growth["tiles of 256"]) < 2
+assert held[4096]["tiles of 64"] < 1.25 * 4096 * 64 * 4 / 2**20       # little more than the output
 
 # %% [markdown]
-# Memory is what tiles give in NumPy. The ordinary form's grows with $N^2$: doubling $N$ takes four times as much. The tiled
-# form's grows with $N$; with small tiles it is little more than the output itself.
+# Memory is what tiles give in NumPy. The ordinary form's grows with $N^2$; the tiled form's grows no faster than $N$, and at
+# the last length, with tiles of 64, it is little more than the output itself.
 #
-# Time is not. NumPy has no say in what stays in fast memory: each operation writes a whole array, and the processor's caches
-# keep what they can. Tiles of 64 are so small that Python's own work for each operation counts, and take longer than the
-# ordinary form. Tiles of 256 fit in the caches and come out near it, at some lengths faster: nothing like the factor
-# by which the traffic falls. The operations are the same, and slightly more, since each tile fades its accumulator.
+# Time is another matter. Compare its column with the last one: the traffic that we counted is the same on every machine, the
+# time need not follow it. NumPy has no say in what stays in fast memory: each operation writes a whole array, and the
+# processor's caches keep what they can. And each operation has a price in Python, however small its tile is, so small tiles
+# pay it often. The arithmetic is the same for all three, and slightly more with tiles, which fade their accumulators:
 #
 # | | all at once | tiles, queries outside |
 # |---|---|---|
 # | operations | $4 N S D$ and $N S$ exponentials | the same, and $N D \lceil S / b_k \rceil$ to fade |
-# | memory beyond input and output | $N S$ or more | $b_q \cdot b_k$ and some rows |
-# | numbers moved | $4ND + 4N^2$ | $2ND + N + \lceil N / b_q \rceil\,2ND$ |
-# | causal | all tiles, half of them for nothing | about half of the tiles |
-# | time in NumPy | | longer with small tiles, about the same with large ones |
+# | memory beyond input and output | $N S$ numbers or more | $b_q \cdot b_k$ numbers and some rows |
+# | under the causal mask | all pairs, about half of them for nothing | about half of the tiles |
 #
-# To turn less traffic into less time takes code that itself decides what lies where, down to the registers: lesson 11.
+# To turn less traffic into less time takes code that itself decides what lies where: lesson 11.
 
 # %% [markdown]
 # ## Exercises
@@ -719,8 +731,8 @@ def online_softmax(scores):
 check.online_softmax(online_softmax)
 
 # %% [markdown]
-# **2 (easy).** How many tiles have work under a causal mask? N queries and N keys, tiles of `block_q` x `block_k`, which
-# need not divide N. Return an int.
+# **2 (easy).** How many tiles have work under a causal mask, that is, at least one visible pair? There are N queries and N
+# keys; the tiles are `block_q` x `block_k`, which need not divide N. Return an int.
 #
 # <details><summary>Hint</summary>
 #
