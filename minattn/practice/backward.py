@@ -189,6 +189,11 @@ def _tile(weights=_restored, delta=_keep, scale=lambda D: D**-0.5, slope=lambda 
     return fn
 
 
+def _bare_ds(q, k, v, dout, out, lse):
+    p, _ = _right_tile(q, k, v, dout, out, lse)
+    return p, dout @ v.T - (dout * out).sum(axis=-1, keepdims=True)
+
+
 tile_backward = Exercise(
     name="tile_backward", signature="tile_backward(q, k, v, dout, out, lse)", lesson="12", inputs=_one_tile,
     reference=_right_tile, outputs=["p (N, S)", "ds (N, S)"],
@@ -206,6 +211,7 @@ tile_backward = Exercise(
               "delta is a dot product of two vectors. What is done with the products?"),
         Wrong("scale forgotten", _tile(scale=lambda D: 1.0), "Compare p with the forward's weights. What is done before exp?"),
         Wrong("scale by D", _tile(scale=lambda D: 1 / D), "By what are scores divided: D, or its root?"),
+        Wrong("ds not multiplied by p", _bare_ds, "How much does a score move a weight that is almost 0?"),
         Wrong("lse forgotten", _tile(weights=lambda s, lse: np.exp(s)), "Can a weight be larger than 1?"),
         Wrong("divided by lse", _tile(weights=lambda s, lse: np.exp(s) / lse),
               "lse is the logarithm of the sum. What is subtracting it inside the exp the same as?"),

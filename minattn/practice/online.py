@@ -47,6 +47,14 @@ def _first_twice(scores):
     return top, total
 
 
+def _new_term_too(scores):
+    top, total = scores[0], 1.0
+    for score in scores[1:]:
+        old, top = top, max(top, score)
+        total = np.exp(old - top) * (total + np.exp(score - top))
+    return top, total
+
+
 online_softmax = Exercise(
     name="online_softmax", signature="online_softmax(scores)", lesson="10", inputs=_rows, reference=_right_pass,
     outputs=["top", "total"],
@@ -61,6 +69,8 @@ online_softmax = Exercise(
               "What is the term of the largest score of all, measured from the final top? What did you add for it?"),
         Wrong("last score lost", _pass(upto=-1), "How often does your loop run, and how many scores are there?"),
         Wrong("first score counted twice", _first_twice, "Follow scores[0]: where does it enter the total?"),
+        Wrong("the new term rescaled too", _new_term_too,
+              "Take two scores, 1 and then 3. From which top is the term of the 3 measured before it meets your factor?"),
         Wrong("top starts at 0", _pass(first=0.0), "What comes out where every score is below 0?"),
         Wrong("the logarithm taken", lambda scores: (scores.max(), np.log(_right_pass(scores)[1])),
               "The total is a sum of exponentials, as it stands."),
@@ -224,5 +234,7 @@ flash_forward = Exercise(
         Wrong("tiles averaged", _average_of_tiles,
               "Does a tile with the best keys count as much as one with the worst?"),
         Wrong("no scale", _tile_by_tile(scale=False), "How large are your scores beside q @ k.T / sqrt(D)?"),
+        Wrong("top without the total", _tile_by_tile(lse=lambda top, total: top),
+              "Take two keys with equal scores: is the log of the sum of their exponentials the score, or more?"),
     ],
 )  # fmt: skip
