@@ -462,9 +462,10 @@ for N, D, block_q, block_k in [(300, 64, 64, 64), (300, 64, 7, 100), (512, 32, 1
 # \frac{N}{b_q} \cdot 2ND \;\approx\; \frac{4 N^2 D^2}{M}
 # $$
 #
-# Theorem 2 of Dao et al. 2022 says the same: $\Theta(N^2 D^2 / M)$ numbers, against $\Theta(ND + N^2)$ for the ordinary
-# form, where $\Theta$ means 'but for a constant factor'. Both grow with $N^2$. The tiled form moves about $D^2 / M$ times as
-# many as the ordinary one, so it moves fewer only where $M$ is larger than $D^2$ or so.
+# Theorem 2 of Dao et al. 2022, about their form with the keys outside and for $M$ from $D$ to $ND$, has the same order:
+# $\Theta(N^2 D^2 / M)$ numbers, against $\Theta(ND + N^2)$ for the ordinary form, where $\Theta$ means 'but for a constant
+# factor'. Both grow with $N^2$. The tiled form moves about $D^2 / M$ times as many as the ordinary one, so it moves fewer only
+# where $M$ is larger than $D^2$ or so.
 #
 # Below, the queries outside take 16 keys at a time, and as many queries as fit. For the keys outside the paper takes
 # $b_k = \lceil M / 4D \rceil$ and $b_q = \min(b_k, D)$; the tile of scores comes on top, about a quarter of $M$ at most.
