@@ -17,7 +17,7 @@
 # Lesson 10 computed attention tile by tile and moved far fewer numbers. But it ran in NumPy, and small tiles took longer
 # there than two large products. When does the tiled form win on an ordinary processor? The answer is a *kernel*: the few
 # lines in which all the time is spent, written for the machine. We write eight, each with one new idea, measure each, and
-# end at the library's own. An idea that gains nothing stays in the table.
+# end at the library's own. An idea that gains nothing stays in the picture at the end.
 #
 # Everything is measured while the cells run, so your numbers are those of your machine, and the order of the kernels may
 # be another one there. What is true of every machine stands in the text; what is true of one stands in the output.
@@ -789,13 +789,13 @@ numba.set_num_threads(THREADS)
 measure("9 the library, causal", lambda q: ma.attention(q, k, v, causal=True, backend="cpu"), **causal);
 
 # %% [markdown]
-# On one small head the lesson's own kernel may well win: it does less. That is the other half of the story. Each general
-# feature has a price, and a library pays it once a tile or once a call, never once a score.
+# On one small head the lesson's own kernel may well win: it does less. That is the other half of the story. Each option
+# has to be asked for, and a library asks once a tile or once a call, never once a score.
 #
 # ## The real thing
 #
 # SmolLM2 reads a text (offline: a Llama of its shape with four layers and drawn weights), once with NumPy's attention and
-# once with the kernel. Everything else is the same, one thread each.
+# once with the library's kernel. Everything else is the same, one thread each.
 
 # %%
 numba.set_num_threads(1)
