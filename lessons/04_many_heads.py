@@ -567,8 +567,9 @@ check.multi_head(multi_head)
 # %% [markdown]
 # **5 (hard).** Write the attention of a whole model, without `ma.attention`: q (B, H, N, D), k and v (B, G, S, D), where query
 # head h reads KV head h // (H // G); (B, H, N, D) comes out. q_pos (..., N) and k_pos (..., S) are positions, with an axis B
-# in front or without, and a query sees the keys at its own position and before. The check puts it into a small model with
-# random weights, which reads a text as a whole and in two parts: in the second part there are more keys than queries.
+# in front or without, and a query sees the keys at its own position and before: `causal` is always True here. The check puts
+# it into a small model with random weights, which reads a text as a whole and in two parts: in the second part there are more
+# keys than queries.
 #
 # <details><summary>Hint</summary>
 #

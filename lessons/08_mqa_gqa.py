@@ -482,9 +482,9 @@ def grouped_heads(q, k, v, may):
 check.grouped_heads(grouped_heads)
 
 # %% [markdown]
-# **Your layer in SmolLM2.** Once exercise 3 is right, run the next cell again: your function attends in all 30 layers, and
-# the logits are compared with the model's own. Until then the library's stands in. Beside it the tiled heads. (Where the weights
-# are not here, the model has random ones.)
+# **Your layer in SmolLM2.** Once exercise 3 is right, run the next two cells again: your function attends in all 30 layers,
+# and the logits are compared with the model's own. Until then the library's stands in. Beside it the tiled heads. (Where the
+# weights are not here, the model has random ones.)
 
 # %%
 def in_the_model(fn):
