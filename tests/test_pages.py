@@ -257,6 +257,7 @@ def test_what_would_show_raw_or_be_lost_is_an_error(latex, said):
 def test_words_and_functions_are_set_as_such():
     assert "<mi>out</mi>" in mathml.convert(r"\mathrm{out}", display=False)
     assert re.search(r'<mo lspace="0.17em" rspace="0.17em">log</mo><mi>p</mi>', mathml.convert(r"-\log p", display=False))
+    assert "<mo>&#x02212;</mo><mi>&#x0221E;</mi>" in mathml.convert(r"-\infty", display=False)
     squared = mathml.convert(r"\tanh^2(x)", display=False)
     assert '<msup><mo lspace="0.17em" rspace="0">tanh</mo><mn>2</mn></msup><mo' in squared
 

@@ -38,6 +38,7 @@ def convert(latex, *, display):
         raise MathError(f"{type(error).__name__} {error}".strip()) from error
     text = re.sub(r'(?:<mi mathvariant="normal">\w</mi>){2,}', upright_word, text)
     text = FUNCTION.sub(spaced, text)
+    text = text.replace("<mo>&#x0221E;</mo>", "<mi>&#x0221E;</mi>")      # a number: as an operator it would keep its distance
     check(text)
     return text
 
