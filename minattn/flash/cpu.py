@@ -136,6 +136,8 @@ def ready(*arrays, columns=LANES, half=True):
     half = half and len({a.dtype for a in arrays}) == 1 and arrays[0].dtype.itemsize == 2
     made = []
     for a in arrays:
+        if not (a.flags.aligned and a.dtype.isnative):        # strides of whole numbers, bytes in this machine's order
+            a = a.astype(a.dtype.newbyteorder("="))
         a = a.view(np.uint16) if half else a.astype(np.float32, copy=False)
         short = -a.shape[3] % columns
         if short:

@@ -110,6 +110,26 @@ def test_sixteen_bits(kind, need):
     np.testing.assert_allclose(out.astype(np.float64), want, rtol=1e-2, atol=1e-3)
 
 
+def packed(a):
+    """The same numbers with a byte before every row of D: neither addresses nor strides are whole numbers of floats."""
+    rows = np.zeros(a.shape[:-1], [("flag", "u1"), ("row", a.dtype, a.shape[-1:])])
+    rows["row"] = a
+    return rows["row"]
+
+
+@pytest.mark.parametrize("N", [1, 70])
+@pytest.mark.parametrize("kind", ["f4", "f2"])
+@pytest.mark.parametrize("odd", [packed, lambda a: a.astype(a.dtype.newbyteorder())], ids=["unaligned", "other byte order"])
+def test_memory_that_kernels_cannot_read(odd, kind, N):
+    q, k, v = (a.astype(kind) for a in np.random.default_rng(11).standard_normal((3, 2, 70, 16)))
+    q = q[:, :N]
+    want = ma.attention(q, k, v, backend="cpu")
+    np.testing.assert_array_equal(ma.attention(*map(odd, (q, k, v)), backend="cpu"), want)
+    grads, others = (ma.attention_backward(d, *a, backend="cpu") for d, a in ((q, (q, k, v)), (odd(q), map(odd, (q, k, v)))))
+    for mine, theirs in zip(grads[:3], others[:3], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_weights_and_gradients_belong_to_it():
     rng = np.random.default_rng(2)
     q, k, v, dout = rng.standard_normal((4, 3, 70, 16)).astype(np.float32)
