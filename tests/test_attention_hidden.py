@@ -32,9 +32,11 @@ def test_more_queries_than_keys_under_causal(drawn):
 
 
 @pytest.mark.parametrize("sizes", [{"S": 0}, {"N": 0}, {"B": 0}, {"N": 0, "S": 0}, {"B": 0, "N": 0, "S": 0}])
-@pytest.mark.parametrize("options", [{}, {"causal": True}, {"mask": masks.last(2)}, {"softcap": 2.0}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"mask": masks.last(2)}, {"softcap": 2.0}, {"lengths": 3}], ids=str)
 def test_empty_axes(drawn, sizes, options):
     q, k, v = drawn(0, **sizes)
+    if "lengths" in options:
+        options = {"mask": masks.padding(np.full(len(q), options["lengths"]))}
     (B, H, N, _), S = q.shape, k.shape[2]
     out, weights, lse = ma.attention(q, k, v, return_weights=True, return_lse=True, **options)
     assert (out.shape, weights.shape, lse.shape) == ((B, H, N, 3), (B, H, N, S), (B, H, N))

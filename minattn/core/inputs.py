@@ -76,7 +76,7 @@ class Inputs:
 
     def sees_all(self):
         """Whether the extremes of the positions prove that everyone sees everything, as in most decoding steps."""
-        if self.rule is None or not self.q_pos.size or not self.k_pos.size:
+        if self.rule is None or not (self.batch and self.q_pos.size and self.k_pos.size):
             return False
         self.rule.check_fit(self.sizes)
         whole = tiles(self.grid(), [0], [0])
@@ -187,7 +187,7 @@ def _chosen(name, index, letter, size):
     return index % max(size, 1)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)                # few: what is kept with a mask may be as large as its tiles
 def _and_causal(rule):
     """The same Mask for the same rule, so that what was worked out for it can be kept."""
     return causal_mask() if rule is None else rule & causal_mask()
