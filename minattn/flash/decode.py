@@ -190,9 +190,8 @@ def join(tops, totals, accs, out, lse, b, g):
             share = np.exp2(tops[n, lane] - base)
             for key in range(AT_ONCE):
                 sum_ += share * totals[n, lane + key * FOUR]
-            if share != 0:
-                for d in range(Dv):
-                    out[b, g, row, d] += share * accs[n, row, d]
+            for d in range(Dv):                         # also where the share is 0: a NaN that is seen shows
+                out[b, g, row, d] += share * accs[n, row, d]
         if sum_ != 0:
             out[b, g, row] /= sum_
         lse[b, g, row] = LN2 * (base + np.log2(sum_)) if sum_ != 0 else -np.inf

@@ -90,14 +90,13 @@ def add_bias(st, row, bias, b, h, block, tile):
     N, S = bias.shape[2:]
     first, start = block * PANEL, tile * KEYS
     if first + PANEL <= N and start + KEYS <= S:
-        room = np.empty((1, LANES, 1, LANES), np.float32)
-        turned = at(room, 0, 0, 0)
+        room = np.empty((1, LANES, 1, LANES), np.float32)       # named wherever it is used: an address keeps nothing alive
         for lane in range(0, PANEL, LANES):
             for key in range(0, KEYS, LANES):
-                transpose(turned, LANES, plus(at(bias, b, h, first + lane), start + key), S)
+                transpose(at(room, 0, 0, 0), LANES, plus(at(bias, b, h, first + lane), start + key), S)
                 for n in range(LANES):
                     p = (key + n) * row + lane
-                    store(st, p, fma(load(turned, n * LANES), splat(LOG2E), load(st, p)))
+                    store(st, p, fma(load(at(room, 0, n, 0), 0), splat(LOG2E), load(st, p)))
         return
     s = carray(st, (KEYS, row))                         # a tile at the edge, or a bias that queries or keys share
     for key in range(KEYS if S == 1 else min(KEYS, S - start)):
