@@ -18,7 +18,7 @@ import numpy as np
 from numba import carray, njit, prange
 
 from .options import EMPTY, LN2, LOG2E, change_scores, kind_of, slopes
-from .simd import LANES, at, exp2, fma, lanes_sum, load, mul, plus, splat, store, sub
+from .simd import LANES, at, exp2, fma, lanes_sum, load, mul, plus, splat, store, sub, where
 from .threads import take
 from .tiles import KEYS, PANEL, ROWS, load_rows, product, product_more, transpose_tile
 
@@ -57,22 +57,21 @@ def gradient_of_scores(st, dp, slope, sloped, lse, delta):
             p = exp2(sub(load(st, n), of_row))
             ds = mul(p, sub(load(dp, n), d))
             store(st, n, p)
-            store(dp, n, mul(ds, load(slope, n)) if sloped else ds)
+            store(dp, n, where(p, mul(ds, load(slope, n))) if sloped else ds)      # a hidden pair's slope may be NaN
 
 
 @njit
 def prepare_block(p_rows, p_turned, source, b, h, first, count, scale, brain):
-    """Queries first .. first + count as rows, and turned, panel by panel; False where something is not finite."""
+    """Queries first .. first + count as rows, and turned, panel by panel."""
     D = source.shape[3]
-    finite = load_rows(p_rows, source, b, h, first, count, BLOCK, scale, brain)
+    load_rows(p_rows, source, b, h, first, count, BLOCK, scale, brain)
     for panel in range(PANELS):
         transpose_tile(plus(p_turned, panel * PANEL * D), plus(p_rows, panel * PANEL * D), PANEL, D)
-    return finite
 
 
 @njit
 def backward_block(work, q, k, v, dout, out, lse, dq, dk, dv, scale, brain, o, b, h, block, start, stop, for_q, for_kv):
-    """The shares of one block of queries and the tiles start .. stop: added to dk and dv, and all of dq. True if finite."""
+    """The shares of one block of queries and the tiles start .. stop: added to dk and dv, and all of dq."""
     (H, N, D), (G, S, Dv) = q.shape[1:], v.shape[1:]
     g, b_k, b_v = h // (H // G), b % k.shape[0], b % v.shape[0]
     p_q = work
@@ -90,8 +89,8 @@ def backward_block(work, q, k, v, dout, out, lse, dq, dk, dv, scale, brain, o, b
 
     first = block * BLOCK
     count, panels = min(BLOCK, N - first), min(PANELS, -(-(N - first) // PANEL))
-    finite = prepare_block(p_q, p_qt, q, b, h, first, count, scale * LOG2E, brain)
-    finite &= prepare_block(p_do, p_dot, dout, b, h, first, count, np.float32(1), brain)
+    prepare_block(p_q, p_qt, q, b, h, first, count, scale * LOG2E, brain)
+    prepare_block(p_do, p_dot, dout, b, h, first, count, np.float32(1), brain)
     of_row, delta = carray(p_lse, BLOCK), carray(p_delta, BLOCK)
     of_row[:], delta[:] = np.inf, 0                              # P is 0 in lanes without a query, and for one that sees nothing
     for n in range(count):
@@ -115,8 +114,8 @@ def backward_block(work, q, k, v, dout, out, lse, dq, dk, dv, scale, brain, o, b
         if low >= high:
             continue
         keys = min(KEYS, S - tile * KEYS)
-        finite &= load_rows(p_k, k, b_k, g, tile * KEYS, keys, KEYS, np.float32(1), brain)
-        finite &= load_rows(p_v, v, b_v, g, tile * KEYS, keys, KEYS, np.float32(1), brain)
+        load_rows(p_k, k, b_k, g, tile * KEYS, keys, KEYS, np.float32(1), brain)
+        load_rows(p_v, v, b_v, g, tile * KEYS, keys, KEYS, np.float32(1), brain)
         for panel in range(low, high):
             st, dp, slope = plus(p_st, panel * PANEL), plus(p_dp, panel * PANEL), plus(p_slope, panel * PANEL)
             across(st, p_k, plus(p_qt, panel * PANEL * D), D)
@@ -139,17 +138,14 @@ def backward_block(work, q, k, v, dout, out, lse, dq, dk, dv, scale, brain, o, b
             p_dq = at(dq, b, h, first + n)
             for d in range(0, D, LANES):
                 store(p_dq, d, mul(load(p_q, n * D + d), splat(scale * LOG2E)))
-    return finite
 
 
-def backward(threads, counter, work, q, k, v, dout, out, lse, dq, dk, dv, wild, scale, brain, owners, o):
-    """dq (B, H, N, D), dk (B, G, S, D), dv (B, G, S, Dv) of all tasks; dk and dv begin at 0. wild[0] = 1 where a number
-    that was read is not finite: then the result is not to be used."""
+def backward(threads, counter, work, q, k, v, dout, out, lse, dq, dk, dv, scale, brain, owners, o):
+    """dq (B, H, N, D), dk (B, G, S, D), dv (B, G, S, Dv) of all tasks; dk and dv begin at 0."""
     for thread in prange(threads):
         (B, H, N), G, S = lse.shape, k.shape[1], k.shape[2]
         blocks, tiles = -(-N // BLOCK), -(-S // KEYS)
         stretches = -(-tiles // STRETCH)
-        finite = True
         while True:
             # what a task owns: a KV head and all its queries, or the dq of one block, or the dk and dv of a stretch of tiles
             task, for_q, for_kv = take(counter), True, True
@@ -169,7 +165,5 @@ def backward(threads, counter, work, q, k, v, dout, out, lse, dq, dk, dv, wild, 
                     stop = min(start + STRETCH, tiles)
             for h in range(h_first, h_last):
                 for block in range(first, last):
-                    finite &= backward_block(at(work, thread, 0, 0), q, k, v, dout, out, lse, dq, dk, dv, scale, brain, o,
-                                             b, h, block, start, stop, for_q, for_kv)  # fmt: skip
-        if not finite:
-            wild[0] = 1
+                    backward_block(at(work, thread, 0, 0), q, k, v, dout, out, lse, dq, dk, dv, scale, brain, o,
+                                   b, h, block, start, stop, for_q, for_kv)  # fmt: skip

@@ -5,27 +5,24 @@ The kernels want float32 or 16-bit numbers, the last axis in one piece and a mul
 """
 import functools
 import math
-import weakref
 
 import numba
 import numpy as np
 from numba import types
 
 from ..core import reference
-from ..core.blocks import EMPTY, BlockMap, block_map
-from ..core.mask import Mask
 from . import backward as backward_kernel
 from . import decode as decode_kernel
 from . import forward as forward_kernel
 from . import online
+from .block_maps import blocks_of
 from .compile import compiled
 from .decode import FOUR
 from .options import LOG2E, Options
 from .simd import LANES
+from .threads import can_start, run
 from .tiles import KEYS, PANEL
 
-REMEMBERED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()       # mask: its block maps
-EVERYTHING = Mask(lambda i, j: j >= 0, name="everything", known=lambda t: (t.j_low >= 0).astype(np.int8))
 FEW = 8                               # up to so many queries, reading the keys costs more than multiplying
 NO_EXTRA = np.zeros((1, 1, 0, 0), np.float32)
 OWNERS = 8                            # from this many KV heads on, each has one owner in the backward
@@ -34,7 +31,7 @@ BYTES = 64                            # a vector that does not cross a cache lin
 
 def forward(x):
     """(out, None for the weights, lse) of the problem `x`."""
-    if x.work == np.float64 or (mod := compiled_mod(x)) is None:
+    if x.work == np.float64 or not can_start() or (mod := compiled_mod(x)) is None:
         return online.forward(x)
     (B, H, N, _), S, Dv = x.q.shape, x.k.shape[2], x.v.shape[3]
     sinks = np.full(H, -np.inf, np.float32) if x.sink_logits is None else x.sink_logits.astype(np.float32)
@@ -48,8 +45,10 @@ def forward(x):
     threads = numba.get_num_threads()
     work = aligned(threads, 1, 1, forward_kernel.workspace(panels, q.shape[3], v.shape[3]))
     options = options_of(x, mod)
-    run = forward_compiled(q.dtype, numba.typeof(options))
-    run(threads, np.zeros(1, np.int64), work, panels, q, k, v, out, lse, np.float32(x.scale), brain, sinks, options)
+    run(forward_compiled(q.dtype, numba.typeof(options)), threads, np.zeros(1, np.int64), work, panels, q, k, v, out, lse,
+        np.float32(x.scale), brain, sinks, options)  # fmt: skip
+    if x.score_mod is not None and np.isnan(lse).any():         # where score_mod failed, its error shows in NumPy
+        return online.forward(x)
     return out[..., :Dv], None, lse
 
 
@@ -60,11 +59,10 @@ def decode(x, sinks):
     real = H // G * N
     rows = -(-real // FOUR) * FOUR
     q, of_rows = np.zeros((B, G, rows, k.shape[3]), np.float32), np.zeros((G, rows), np.float32)
-    np.multiply(reference.group(x.q, G), x.scale * LOG2E, out=q[:, :, :real, :D])
+    np.multiply(reference.group(x.q, G), x.scale * LOG2E, out=q[:, :, :real, :D], dtype=np.float32)
     of_rows[:, :real].reshape(G, -1, N)[:] = sinks.reshape(G, -1, 1)
     out, lse = np.empty((B, G, rows, v.shape[3]), np.float32), np.empty((B, G, rows), np.float32)
-    run = decode_compiled(k.dtype)
-    run(numba.get_num_threads(), np.zeros(1, np.int64), q, k, v, extra_of(x, rows), of_rows, out, lse,
+    run(decode_compiled(k.dtype), numba.get_num_threads(), np.zeros(1, np.int64), q, k, v, extra_of(x, rows), of_rows, out, lse,
         np.float32(x.softcap or 0), brain, k.dtype != np.float32)  # fmt: skip
     return out[:, :, :real, :Dv].reshape(B, H, N, Dv), None, lse[:, :, :real].reshape(B, H, N)
 
@@ -91,7 +89,9 @@ weights = online.weights
 def backward(x, dout, out=None, lse=None, score_mod_grad=None):
     """dq, dk, dv, dbias, dsink of the problem `x`."""
     (B, H, N, D), (G, S, Dv) = x.q.shape, x.v.shape[1:]
-    if x.work == np.float64 or B * N * S == 0 or (mod := compiled_mod(x, score_mod_grad, slope=True)) is None:
+    if x.work == np.float64 or B * N * S == 0 or not can_start():
+        return online.backward(x, dout, out, lse, score_mod_grad)
+    if (mod := compiled_mod(x, score_mod_grad, slope=True)) is None:
         return online.backward(x, dout, out, lse, score_mod_grad)
     if out is None:
         out, _, lse = forward(x)
@@ -99,13 +99,12 @@ def backward(x, dout, out=None, lse=None, score_mod_grad=None):
     o, _ = ready(out, columns=PANEL, half=False)
     lse = np.ascontiguousarray(lse, np.float32)
     dq, dk, dv = aligned(B, H, N, q.shape[3]), zeros(B, G, tiled(S), k.shape[3]), zeros(B, G, tiled(S), v.shape[3])
-    threads, wild = numba.get_num_threads(), np.zeros(1, np.int64)
+    threads = numba.get_num_threads()
     work = aligned(threads, 1, 1, backward_kernel.workspace(q.shape[3], v.shape[3]))
     options = options_of(x, mod)
-    run = backward_compiled(q.dtype, numba.typeof(options))
-    run(threads, np.zeros(1, np.int64), work, q, k, v, do, o, lse, dq, dk, dv, wild, np.float32(x.scale), brain,
-        B * G >= OWNERS, options)  # fmt: skip
-    if wild[0]:                       # NaN or inf somewhere: the careful form knows who sees it
+    run(backward_compiled(q.dtype, numba.typeof(options)), threads, np.zeros(1, np.int64), work, q, k, v, do, o, lse,
+        dq, dk, dv, np.float32(x.scale), brain, B * G >= OWNERS, options)  # fmt: skip
+    if not all(np.isfinite(a).all() for a in (dq, dk, dv)):     # NaN or inf somewhere: the careful form knows who sees it
         return online.backward(x, dout, out, lse, score_mod_grad)
     dsink = None if x.sink_logits is None else reference.sink_backward(x, lse, reference.row_delta(x, dout, out))
     dbias = None if x.bias is None else online.backward(x, dout, out, lse, score_mod_grad)[3]
@@ -157,62 +156,30 @@ def aligned(*shape):
 
 
 def compiled_mod(x, score_mod_grad=None, *, slope=False):
-    """Addresses of the compiled score_mod and its slope, 0 for none; None where Numba cannot compile it."""
+    """score_mod and, if asked for, its slope, compiled; () without one, None where Numba cannot compile it."""
     if x.score_mod is None:
-        return 0, 0
-    from .score_mod import addresses
+        return ()
+    from .score_mod import over_tiles
 
-    return addresses(x.score_mod, score_mod_grad, slope=slope)
+    return over_tiles(x.score_mod, score_mod_grad, slope=slope) or None
 
 
 def options_of(x, mod):
     blocks = blocks_of(x)
+    score_mod, slope, *_ = *(function.address for function in mod), 0, 0
     return Options(
         kind=blocks.kind, span=blocks.span, stored=blocks.stored, partial=blocks.keys_first,
-        bias=np.zeros((1, 1, 1, 0), np.float32) if x.bias is None else np.ascontiguousarray(x.bias, np.float32),
-        q_pos=np.ascontiguousarray(x.q_pos, np.int64), k_pos=np.ascontiguousarray(x.k_pos, np.int64),
-        softcap=x.softcap or 0.0, score_mod=mod[0], slope=mod[1],
+        bias=plain(NO_EXTRA if x.bias is None else x.bias, np.float32),
+        q_pos=plain(x.q_pos, np.int64), k_pos=plain(x.k_pos, np.int64),
+        softcap=x.softcap or 0.0, score_mod=score_mod, slope=slope,
     )  # fmt: skip
 
 
-class Blocks(BlockMap):
-    """A block map with what the kernels want besides: where the tiles of a row begin and end, and tiles with keys down."""
-
-    @functools.cached_property
-    def span(self):
-        active = self.kind != EMPTY
-        first = active.argmax(axis=-1)
-        stop = active.shape[-1] - active[..., ::-1].argmax(axis=-1)
-        return np.stack([first, np.where(active.any(axis=-1), stop, first)], axis=-1)
-
-    @functools.cached_property
-    def keys_first(self):
-        return self.partial.swapaxes(-1, -2).copy(order="C")
-
-
-def blocks_of(x):
-    """The block map of the mask in panels of queries. That of a rule is remembered with the rule; an array may have changed."""
-    if x.array is not None:
-        rule = from_array(x.array)
-        return Blocks(*block_map(rule if x.rule is None else rule & x.rule, x.grid(), PANEL, KEYS))
-    rule = EVERYTHING if x.rule is None else x.rule
-    maps = REMEMBERED.setdefault(rule, {})
-    key = x.sizes, len(x.heads), *((pos.shape, pos.tobytes()) for pos in (x.q_pos, x.k_pos))
-    if key not in maps:
-        if len(maps) >= 8:
-            maps.clear()
-        maps[key] = Blocks(*block_map(rule, x.grid(), PANEL, KEYS))
-    return maps[key]
-
-
-def from_array(array):
-    """A mask given as an array (B or 1, H or 1, N or 1, S or 1), as a rule that looks it up."""
-
-    def at(g):
-        where = zip((g.b, g.h, g.n, g.s), array.shape, strict=True)
-        return array[tuple(0 if size == 1 else index for index, size in where)]
-
-    return Mask.node(at, "array", by_row=True)
+def plain(a, dtype):
+    """Read-only and in one piece: one type for Numba, whatever the caller's array is, so that one compiled kernel serves all."""
+    a = np.require(a, dtype, ["C", "A"]).view()
+    a.flags.writeable = False
+    return a
 
 
 @functools.cache
@@ -230,7 +197,7 @@ def backward_compiled(dtype, options):
     given4, made3 = [given] * 4, [made] * 3
     out = array_types(np.dtype(np.float32))[0]
     flag = types.boolean
-    signature = types.void(types.intp, counter, made, *given4, out, lse, *made3, counter, types.float32, flag, flag, options)
+    signature = types.void(types.intp, counter, made, *given4, out, lse, *made3, types.float32, flag, flag, options)
     return compiled(backward_kernel.backward, signature, parallel=True)
 
 

@@ -18,16 +18,20 @@ from .options import LN2, LOG2E
 from .simd import float_p
 from .tiles import KEYS
 
-KEPT: dict = {}                       # fingerprint: (address of the function, of its slope, what must stay alive)
+KEPT: dict = {}                       # fingerprint: the compiled functions
 STEP = float(np.cbrt(np.finfo(np.float64).eps))
 n, positions = types.intp, types.CPointer(types.int64)
 OVER_TILE = types.void(float_p, float_p, n, n, n, positions, positions, n, n)
 
 
-def addresses(score_mod, score_mod_grad=None, *, slope=False):
-    """(address, address of the slope or 0); None, with a warning, where Numba cannot compile the function."""
+def over_tiles(score_mod, score_mod_grad=None, *, slope=False):
+    """[score_mod over a tile, its slope if asked for]; [], with a warning, where Numba cannot compile the function.
+
+    Their addresses are good for as long as the caller holds them.
+    """
     key = fingerprint(score_mod), fingerprint(score_mod_grad) if slope else False
-    if key not in KEPT:
+    made = KEPT.get(key)
+    if made is None:
         if len(KEPT) >= 64:
             KEPT.clear()
         try:
@@ -35,29 +39,28 @@ def addresses(score_mod, score_mod_grad=None, *, slope=False):
             if slope:
                 made.append(slope_over_tile(scalar(score_mod), None if score_mod_grad is None else scalar(score_mod_grad)))
         except (NumbaError, TypeError, NotImplementedError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            warnings.warn(f"score_mod does not compile, so NumPy runs it tile by tile, slower ({reason})", stacklevel=4)
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            warnings.warn(f"score_mod does not compile, so NumPy runs it tile by tile, slower ({reason})", stacklevel=5)
             made = []
         KEPT[key] = made
-    made = KEPT[key]
-    return (made[0].address, made[1].address if slope else 0) if made else None
+    return made
 
 
 def scalar(function):
-    return function if hasattr(function, "py_func") else numba.njit(error_model="numpy")(function)
+    """Compiled, with indices checked as NumPy checks them; as it is where the caller has compiled it."""
+    return function if hasattr(function, "py_func") else numba.njit(error_model="numpy", boundscheck=True)(function)
 
 
 def over_tile(function):
     """S^T of a tile becomes score_mod of it, in place; `out` and `st` are the same address."""
 
-    @numba.cfunc(OVER_TILE)
-    def modify(out, st, row, b, h, q_pos, k_pos, queries, keys):
-        s, i, j = carray(st, (KEYS, row)), carray(q_pos, queries), carray(k_pos, keys)
-        for key in range(keys):
-            for lane in range(queries):
+    @numba.njit(error_model="numpy")
+    def modify(out, s, b, h, i, j):
+        for key in range(len(j)):
+            for lane in range(len(i)):
                 s[key, lane] = LOG2E * function(LN2 * s[key, lane], b, h, i[lane], j[key])
 
-    return modify
+    return by_address(modify)
 
 
 def slope_over_tile(function, gradient):
@@ -73,15 +76,27 @@ def slope_over_tile(function, gradient):
             up, down = function(above, b, h, i, j), function(below, b, h, i, j)
             return 0.0 if up == down else (up - down) / (above - below)
 
-    @numba.cfunc(OVER_TILE)
-    def slopes(out, st, row, b, h, q_pos, k_pos, queries, keys):
-        s, slope, i, j = carray(st, (KEYS, row)), carray(out, (KEYS, row)), carray(q_pos, queries), carray(k_pos, keys)
-        for key in range(keys):
-            for lane in range(queries):
-                x = gradient(LN2 * s[key, lane], b, h, i[lane], j[key])
-                slope[key, lane] = x if x == x else 0        # NaN: a hidden pair, or one whose weight is NaN anyway
+    @numba.njit(error_model="numpy")
+    def slopes(out, s, b, h, i, j):
+        for key in range(len(j)):
+            for lane in range(len(i)):
+                out[key, lane] = gradient(LN2 * s[key, lane], b, h, i[lane], j[key])
 
-    return slopes
+    return by_address(slopes)
+
+
+def by_address(loop):
+    """A loop over a tile, to be called by address. Where it fails it leaves NaN: then NumPy takes over, and its error shows."""
+
+    @numba.cfunc(OVER_TILE)
+    def call(out, st, row, b, h, q_pos, k_pos, queries, keys):
+        target, s = carray(out, (KEYS, row)), carray(st, (KEYS, row))
+        try:
+            loop(target, s, b, h, carray(q_pos, queries), carray(k_pos, keys))
+        except Exception:
+            target[:keys, :queries] = np.nan
+
+    return call
 
 
 def fingerprint(value):

@@ -10,7 +10,7 @@
     store(p, n, a)       LANES numbers to p[n] on          fma(a, b, c)            a * b + c, rounded once
     exp2(a), tanh(a)     see there                         unless_empty(a)         0 in lanes that are -inf
     lanes_sum(a)         their sum, as a number            seen(p, n, a)           a, -inf where the byte p[n] is 0
-    plus(p, n)           the address n elements further on
+    plus(p, n)           the address n elements on      where(p, a)             a, 0 in lanes where p is 0
 
 Numba compiles scalar Python well, but whether a loop becomes vector code is LLVM's guess. These words leave nothing to
 guess: each is one operation on `<LANES x float>`, which LLVM lowers to what the processor has.
@@ -85,7 +85,10 @@ def emit_fma(builder, a, b, c):
 
 @intrinsic
 def at(context, array, i, j, k):
-    """The address of array[i, j, k, 0], for four axes with any strides; where there are fewer, the last indices do nothing."""
+    """The address of array[i, j, k, 0], for four axes with any strides; where there are fewer, the last indices do nothing.
+
+    It keeps nothing alive: Numba frees an array that a kernel made after the last line that names it.
+    """
     pointer = types.CPointer(array.dtype)
 
     def code(context, builder, signature, values):
@@ -188,6 +191,12 @@ def seen(context, p, n, a):
         return builder.select(hidden, same(-np.inf), a)
 
     return word(vec(p, types.intp, vec), build)
+
+
+@intrinsic
+def where(context, p, a):
+    """a, with 0 in the lanes where p is 0: even of NaN, of which 0 times it makes NaN."""
+    return word(vec(vec, vec), lambda builder, p, a: builder.select(builder.fcmp_ordered("==", p, same(0.0)), same(0.0), a))
 
 
 @intrinsic

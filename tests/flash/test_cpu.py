@@ -100,10 +100,12 @@ def test_huge_logits(N):
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.parametrize("N", [3, 70])
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
-def test_sixteen_bits(kind, need):
+def test_sixteen_bits(kind, N, need):
     dtype = np.dtype(kind) if kind == "float16" else need("ml_dtypes").bfloat16
     q, k, v = np.random.default_rng(1).standard_normal((3, 2, 70, 32)).astype(dtype)
+    q = q[:, -N:]
     out, lse = ma.attention(q, k, v, causal=True, backend="cpu", return_lse=True)
     assert (out.dtype, lse.dtype) == (dtype, np.float32)
     want = ma.attention(*(a.astype(np.float64) for a in (q, k, v)), causal=True)
@@ -190,6 +192,50 @@ def test_poison_that_some_may_see():
     out = ma.attention(q, k, v, causal=True, backend="cpu")
     np.testing.assert_allclose(out[:, :50], clean[:, :50], rtol=0, atol=1e-6)
     assert np.isnan(out[:, 50:]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_without_a_finite_result_spoils_no_hidden_key(bad):
+    rng = np.random.default_rng(6)
+    q, k, v, dout = rng.standard_normal((4, 1, 100, 16)).astype(np.float32)
+    bias = np.zeros((100, 100), np.float32)
+    bias[40, 7] = bad                                                     # so row 40, which sees keys 0 .. 40, is NaN
+    got, want = (ma.attention_backward(dout, q, k, v, bias=bias, causal=True, backend=name) for name in ("cpu", "numpy"))
+    for mine, theirs in zip(got[:3], want[:3], strict=True):
+        np.testing.assert_array_equal(np.isnan(mine), np.isnan(theirs))
+    assert np.isfinite(got.dk[:, 41:]).all()
+    assert np.isnan(got.dk[:, :41]).all()
+
+
+def test_a_nan_shows_in_decoding_also_where_its_weight_is_0():
+    q, k = np.full((1, 2, 16), 10, np.float32), np.full((1, 1500, 16), -3, np.float32)
+    k[:, 1400:] = 3                                                       # another span of keys has all the weight
+    v = np.ones((1, 1500, 16), np.float32)
+    v[0, 5] = np.nan
+    for backend in ("numpy", "cpu"):
+        assert np.isnan(ma.attention(q, k, v, backend=backend)).all()
+
+
+def test_one_kernel_for_all_layouts():
+    """Read-only, in other orders, of other types: nothing is compiled anew for them."""
+    from minattn.flash import cpu
+
+    q, k, v, bias = np.random.default_rng(12).standard_normal((4, 1, 70, 70)).astype(np.float32)
+    positions, reads = np.arange(70), [lambda a: a, np.asfortranarray, lambda a: a.astype(np.float64)]
+
+    def call(a, pos):
+        ma.attention(q, k, v, bias=a, q_pos=pos, k_pos=pos, causal=True, backend="cpu")
+        ma.attention_backward(q, q, k, v, bias=a, q_pos=pos, k_pos=pos, causal=True, backend="cpu")
+
+    call(bias, positions)
+    before = cpu.forward_compiled.cache_info().currsize, cpu.backward_compiled.cache_info().currsize
+    for read in reads:
+        a, pos = read(bias), positions.astype(np.uint16)
+        for array in (a, pos):
+            array.flags.writeable = False
+        call(a, pos)
+        call(a[:, ::-1], np.broadcast_to(np.int64(3), 70))
+    assert before == (cpu.forward_compiled.cache_info().currsize, cpu.backward_compiled.cache_info().currsize)
 
 
 @pytest.mark.slow

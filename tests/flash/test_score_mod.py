@@ -47,6 +47,28 @@ def test_what_numba_cannot_compile_says_so_and_runs():
     np.testing.assert_allclose(got, ma.attention(q, k, v, score_mod=mod, backend="numpy"), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("N", [1, 40])
+def test_an_index_out_of_range_is_an_error(N):
+    q, k, v = np.random.default_rng(3).standard_normal((3, 2, 40, 16)).astype(np.float32)
+    q, table = q[:, :N], np.arange(30.0)
+    mod = lambda s, b, h, i, j: s + table[np.abs(i - j)]  # noqa: E731
+    with pytest.raises(IndexError, match="out of bounds"):
+        ma.attention(q, k, v, score_mod=mod, backend="cpu")
+    with pytest.raises(IndexError, match="out of bounds"):
+        ma.attention_backward(q, q, k, v, score_mod=lambda s, b, h, i, j: s, score_mod_grad=mod, backend="cpu")
+
+
+def test_what_goes_wrong_in_a_hidden_pair_stays_there():
+    """log of a distance: NaN for all later keys, as values and as slopes."""
+    q, k, v, dout = np.random.default_rng(4).standard_normal((4, 2, 70, 16)).astype(np.float32)
+    options = {"score_mod": lambda s, b, h, i, j: s - np.log(i - j + 1.0), "causal": True}
+    wide = [a.astype(np.float64) for a in (dout, q, k, v)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        want = ma.attention_backward(*wide, backend="numpy", **options)
+    for mine, theirs in zip(ma.attention_backward(dout, q, k, v, backend="cpu", **options)[:3], want[:3], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
 def test_fingerprint():
     make = lambda slope: lambda s, b, h, i, j: s - slope * (i - j)  # noqa: E731
     assert fingerprint(make(np.ones(3))) == fingerprint(make(np.ones(3)))
