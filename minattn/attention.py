@@ -9,6 +9,7 @@ The arithmetic stands in core/reference.py, to be read; here are the checks, the
 import functools
 import importlib
 import importlib.util
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -49,13 +50,21 @@ def _backend(name, x):
     if name == "cpu" and x.work == np.float64:
         return importlib.import_module("minattn.flash.online")
     if name == "cpu" and not _numba_is_here():
-        raise BackendError("backend 'cpu' needs Numba for float32, which is not installed: pip install numba")
+        raise BackendError("backend 'cpu' needs Numba for float32, which is not installed or does not load: pip install numba")
     return importlib.import_module(BACKENDS[name])
 
 
 @functools.cache
 def _numba_is_here():
-    return importlib.util.find_spec("numba") is not None
+    """Whether Numba loads; of one that is installed but does not (made for another NumPy, say) the user is told once."""
+    if importlib.util.find_spec("numba") is None:
+        return False
+    try:
+        importlib.import_module("numba")
+    except (ImportError, OSError) as error:
+        warnings.warn(f"Numba is installed but does not load, so NumPy computes: {error}", stacklevel=4)
+        return False
+    return True
 
 
 def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,

@@ -44,6 +44,28 @@ def test_auto_without_numba(monkeypatch):
     assert_same_bits(everything(wide, "auto"), everything(wide, "cpu"))
 
 
+def test_auto_with_a_numba_that_does_not_load(monkeypatch, need):
+    need("numba")
+    load = importlib.import_module
+
+    def broken(name):
+        if name == "numba":
+            raise ImportError("Numba needs another NumPy")
+        return load(name)
+
+    problem = drawn_problem(130, 129, np.float32)
+    front._numba_is_here.cache_clear()
+    try:
+        monkeypatch.setattr(importlib, "import_module", broken)
+        with pytest.warns(UserWarning, match="Numba needs another NumPy"):
+            out = ma.attention(*problem)
+        with pytest.raises(ma.MinattnError, match="does not load"):
+            ma.attention(*problem, backend="cpu")
+    finally:
+        front._numba_is_here.cache_clear()
+    np.testing.assert_array_equal(out, ma.attention(*problem, backend="numpy"))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_asking_for_weights_changes_nothing(dtype):
     problem = drawn_problem(150, 140, dtype)
