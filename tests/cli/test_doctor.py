@@ -42,6 +42,25 @@ def test_the_running_versions_are_shown(bare, capsys, monkeypatch):
     assert {name for name, line in shown.items() if line.startswith("absent")} == {"SmolLM2", "numba", "torch", "GPU", "MPI"}
 
 
+def test_the_kernels_cache_is_spoken_of(bare, capsys, monkeypatch, tmp_path, need):
+    need("numba")
+    from minattn.flash import compile as compiling
+
+    bare["numba"] = "4.5.6"
+    monkeypatch.setattr(compiling, "folder", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(compiling, "writable", lambda: False)
+    assert main(["doctor"]) == 0
+    line = rows(capsys)["numba"]
+    assert "no kernel compiled yet" in line
+    assert "set NUMBA_CACHE_DIR" in line
+    (tmp_path / "cache" / "sub").mkdir(parents=True)
+    (tmp_path / "cache" / "sub" / "forward.forward-1.py311.nbi").write_bytes(b"")
+    assert main(["doctor"]) == 0
+    line = rows(capsys)["numba"]
+    assert "4.5.6; compiled: forward (" in line
+    assert str(tmp_path / "cache") in line
+
+
 def test_what_the_lessons_need_and_lack_is_named_with_what_to_do(bare, capsys):
     del bare["jupyterlab"], bare["tokenizers"]
     assert main(["doctor"]) == 1
