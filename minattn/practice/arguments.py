@@ -51,7 +51,10 @@ def brief(value):
         return f"an array {value.shape}"
     if isinstance(value, tuple | list) and any(isinstance(part, tuple | list) or np.ndim(part) for part in value):
         return f"a {type(value).__name__} of {len(value)}"
-    text = repr(value.item() if isinstance(value, np.generic) else value)
+    try:
+        text = repr(value.item() if isinstance(value, np.generic) else value)
+    except Exception:                               # a class half written: its __repr__ reads what is not there yet
+        return f"a {type(value).__name__}"
     return text if len(text) <= 40 else f"a {type(value).__name__}"
 
 

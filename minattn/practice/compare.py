@@ -17,10 +17,13 @@ def tolerance(*values):
 
 
 def as_numbers(value):
-    """`value` as an array of booleans, numbers or text; None where it is neither (a ragged list, objects)."""
+    """`value` as an array of booleans, numbers or text; None where it is neither (a ragged list, complex numbers)."""
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError):
+        if array.dtype == object and array.size:    # words or numbers in an array of objects; integers beyond 64 bits
+            array = np.asarray(array.tolist())
+            array = array.astype(np.float64) if all(isinstance(entry, int) for entry in array.flat) else array
+    except (ValueError, TypeError, OverflowError):
         return None
     if array.dtype.name == "bfloat16":
         return array.astype(np.float32)
@@ -56,7 +59,7 @@ def compare(name, letters, got, want, rtol):
     """The Stage of one output: `got` is whatever came, `want` an array or a number."""
     array, want = as_numbers(got), np.asarray(want)
     if array is None:
-        found = "a ragged list" if isinstance(got, list | tuple) else f"{type(got).__name__}"
+        found = "a ragged list" if isinstance(got, list | tuple) else str(getattr(got, "dtype", type(got).__name__))
         return Stage(name, "dtype", yours=found, expected=kind(want))
     if kind(array) != kind(want):
         return Stage(name, "dtype", yours=f"{kind(array)} ({array.dtype})", expected=kind(want))

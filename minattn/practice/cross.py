@@ -122,7 +122,8 @@ def _either_way(rng):
     upright = [wide, tall, square, near, _weights(rng, 5, 5, [1]), _weights(rng, 4, 3, [0])]
     wide, tall, square = _weights(rng, 2, 7), _weights(rng, 6, 5), _weights(rng, 3, 3)
     turned = [wide, tall, square, near, _weights(rng, 5, 5, [2, 3]), _weights(rng, 3, 4, [1])]
-    return [(w,) for w in upright] + [(w.T.copy(),) for w in turned]
+    one = np.array([[0.6, 0.3, 0.1], [0.4, 0.3, 0.3]])                                # one column sums to 1, as rows do
+    return [(w,) for w in upright] + [(w.T.copy(),) for w in (*turned, one)]
 
 
 def _turned_where(wrong):
@@ -149,6 +150,8 @@ queries_down = Exercise(
               "A short answer to a long question: which is longer, N or S?"),
         Wrong("a row that sees nothing turns the map", _turned_where(lambda w: not np.allclose(w.sum(axis=1), 1)),
               "What does the row of a query sum to that may look at nothing?"),
+        Wrong("the largest sum looked at", _turned_where(lambda w: not np.isclose(w.sum(axis=1).max(), 1)),
+              "A key may get weights that sum to 1 as well. Which other sums are there to ask?"),
         Wrong("rows made to sum to 1", lambda w: w / np.where(w.sum(axis=1) == 0, 1, w.sum(axis=1))[:, None],
               "The weights were right, and stood in another order. Did the answer change them?"),
         Wrong("one row looked at", _turned_where(lambda w: not np.isclose(w[0].sum(), 1)),

@@ -252,7 +252,8 @@ def misconduct(bad, all_seen, conduct):
     if stage.verdict != "different" or got.dtype.kind != "f":
         return None, {}
     off = differs(got, want, bad[0].rtol)
-    if (np.isnan(got[off]) & ((want[off] == 0) | np.isneginf(want[off]))).all():
+    nothing = np.broadcast_to((want == 0).all(axis=-1, keepdims=True), want.shape) if want.ndim > 1 else np.isneginf(want)
+    if (np.isnan(got[off]) & nothing[off]).all():
         return "NaN for a row that sees nothing", {}
     if all(half(seen.case) for seen in bad) and not all(half(seen.case) for seen in all_seen):
         return ("loses digits in float16" if np.isfinite(got[off]).all() else "overflows in float16"), {}

@@ -148,7 +148,7 @@ class Layer:
 def _layers(rng):
     kinds = ["no positions", "a causal mask", "RoPE", "each token by itself", "a penalty on distance, both ways", "sinusoids",
              "the mean of all tokens, added", "the mean of all tokens"]
-    return [(Layer(kind), rng.standard_normal((n, 6))) for kind, n in zip(kinds, [5, 4, 7, 3, 6, 5, 4, 6], strict=True)]
+    return [(Layer(kind), rng.standard_normal((n, 6))) for kind, n in zip(kinds, [5, 8, 7, 3, 6, 5, 4, 6], strict=True)]
 
 
 def _compared(order, before=lambda out, order: out[order], after=lambda out: out):

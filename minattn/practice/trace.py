@@ -13,7 +13,10 @@ PACKAGES = tuple(f"{folder.resolve()}{os.sep}" for folder in [Path(__file__).par
 
 def explain(error, signature):
     """The learner's exception: its type, its text, and the last line of their own code that it went through."""
-    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    try:
+        text = f"{type(error).__name__}: {error}".rstrip(": ")
+    except Exception:                               # an exception of the learner's own, whose text raises one too
+        text = type(error).__name__
     where = place(error)
     return f"{text}\nin {where}" if where else f"{text}\nIt is called as {signature}."
 
