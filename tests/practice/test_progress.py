@@ -33,7 +33,7 @@ def test_a_pass_is_kept_once_and_nothing_else_is(kept, monkeypatch):
     assert check.softmax(right("softmax"))
     assert json.loads(kept.read_text()) == {"passed": {lesson: ["softmax"]}}
     assert progress.load() == {lesson: {"softmax"}}
-    monkeypatch.setattr(progress, "_save", None)                      # a second pass writes no more, and another process neither
+    monkeypatch.setattr(progress, "_save", None)                     # a second pass writes no more, and another process neither
     assert check.softmax(right("softmax"))
     progress._recorded.clear()
     assert check.softmax(right("softmax"))
@@ -117,3 +117,68 @@ def test_importing_writes_nothing(tmp_path):
     code = "from minattn.practice import check; check.softmax(lambda scores: None)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"HOME": str(tmp_path)}, timeout=120)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ['{"passed": {"01": "softmax"}}', '{"passed": ' + "[" * 100_000])
+def test_letters_are_no_names_and_no_depth_is_too_deep(kept, text):
+    kept.parent.mkdir(parents=True)
+    kept.write_text(text)
+    with pytest.raises(LessonError, match="minattn learn --forget"):
+        progress.load()
+    assert check.softmax(right("softmax"))
+    assert kept.read_text() == text
+
+
+def test_a_folder_in_its_place_is_said_and_a_file_in_the_folders_place_is_no_progress(kept):
+    kept.mkdir(parents=True)
+    assert check.softmax(right("softmax"))
+    for refused in (progress.load, progress.forget):
+        with pytest.raises(LessonError, match=r"progress\.json"):
+            refused()
+    kept.rmdir()
+    kept.parent.rmdir()
+    kept.parent.write_text("")
+    assert check.softmax(right("softmax"))
+    assert progress.load() == {}
+    assert progress.forget() is None
+
+
+def test_a_name_that_no_file_can_have_is_one_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINATTN_PROGRESS", str(tmp_path / ("x" * 300)))
+    for refused in (progress.load, progress.forget):
+        with pytest.raises(LessonError):
+            refused()
+
+
+def test_a_user_without_a_home_keeps_none_and_gets_no_folder_of_that_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("MINATTN_PROGRESS", "XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(progress.os.path, "expanduser", lambda path: path)        # what it does without HOME and passwd entry
+    monkeypatch.setattr(progress, "_in_a_kernel", lambda: True)
+    progress._recorded.clear()
+    assert progress.file() is None
+    assert check.softmax(right("softmax"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_pass_at_once_are_all_kept(kept):
+    code = ("import sys; from types import SimpleNamespace; from minattn.practice import progress, Result; "
+            "progress._in_a_kernel = lambda: True; sys.stdin.buffer.read(1); "
+            "[progress.record(Result(f'{sys.argv[1]}-{n}', 'pass', ''), '01') for n in range(40)]")
+    several = [subprocess.Popen([sys.executable, "-c", code, str(n)], stdin=subprocess.PIPE) for n in range(3)]
+    for one in several:
+        one.stdin.write(b"x")
+        one.stdin.close()
+    assert [one.wait(timeout=60) for one in several] == [0, 0, 0]
+    assert len(progress.load()["01"]) == 120
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_a_lock_left_behind_holds_nobody_up_for_long(kept, monkeypatch):
+    monkeypatch.setattr(progress, "PATIENCE", 0.05)
+    kept.parent.mkdir(parents=True)
+    kept.with_name("progress.json.lock").touch()
+    assert check.softmax(right("softmax"))
+    assert progress.load() == {check.softmax.lesson: {"softmax"}}
+    assert list(kept.parent.iterdir()) == [kept]
