@@ -3,8 +3,10 @@
 Each exercise runs in a process of its own (practice/worker.py), so that one which never ends, or ends its process, is
 reported like any other mistake.
 """
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,15 +35,28 @@ def verdict(task, mine, seconds):
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))    # a clone not installed
     environment = {**one_thread, **os.environ, "MPLBACKEND": "agg", "PYTHONPATH": path}
-    try:
-        done = subprocess.run(command, cwd=mine.parent, env=environment, input=json.dumps(task).encode(),
-                              capture_output=True, timeout=seconds, check=False)
-        return json.loads(done.stdout)
-    except subprocess.TimeoutExpired:
-        why = f"still running after {seconds:g} s"
-    except ValueError:                                                # it ended before it could say anything
-        why = f"it ended its process, with status {done.returncode}"
+    with subprocess.Popen(command, cwd=mine.parent, env=environment, start_new_session=True, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            said, error = process.communicate(json.dumps(task).encode(), timeout=seconds)
+            return json.loads(said)
+        except subprocess.TimeoutExpired:
+            why = f"still running after {seconds:g} s"
+        except ValueError:                                            # it ended before it could say anything
+            last = error.decode(errors="replace").strip().rpartition("\n")[2]
+            why = f"it ended its process, with status {process.returncode}{': ' if last else ''}{last}"
+        finally:
+            end(process)
     return {"status": "error", "mistake": None, "message": why}
+
+
+def end(process):
+    """End a process, and whatever it has started and left running."""
+    if not hasattr(os, "killpg"):
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):    # nobody is left; what is left is a zombie (macOS)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def table(verdicts):

@@ -20,7 +20,7 @@ def lessons(folder):
 
 def pick(folder, wanted):
     """(number, path) of the lesson that `wanted` names, "03" or "3"; OptionError says which there are."""
-    number, there = wanted.zfill(2), lessons(folder)
+    number, there = wanted and wanted.zfill(2), lessons(folder)
     if number not in there:
         raise OptionError(f"no lesson {wanted!r} in {folder}; there are {', '.join(there) or 'none'}")
     return number, there[number]

@@ -25,7 +25,10 @@ def reset(shipped, target, *, clone):
     lesson = json.loads(fresh)
     blanks = {task.check: task for task in notebook.tasks(notebook.parse(fresh), shipped.name)}
     try:
-        mine = notebook.read(target)
+        before = target.read_bytes()                                  # once: another reset may be at work
+        mine = notebook.parse(before)
+    except OSError as error:
+        raise OptionError(f"{target} cannot be read: {error.strerror or error}") from error
     except LessonError:                                               # damaged: it is kept, and there are no answers to find
         mine = []
     put, left = [], []
@@ -37,14 +40,28 @@ def reset(shipped, target, *, clone):
             cell["source"] = mine[at].source.splitlines(keepends=True)
             cell["outputs"], cell["execution_count"] = [], None       # those shipped belong to the blank
             put.append(name)
-    kept = next(path for n in itertools.count(1)
-                if not os.path.lexists(path := target.with_name(f"{target.stem}.kept-{n}.ipynb")))
-    try:
-        _write(kept, target.read_bytes())
-    except OSError as error:
-        raise OptionError(f"{target} cannot be read: {error}") from error
-    _write(target, (json.dumps(lesson, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(lesson, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    kept = keep(target, before)
+    _write(target, text.encode(errors="backslashreplace"))            # half a surrogate pair, as JSON spells it
     return kept, put, left
+
+
+def keep(target, before):
+    """Write the notebook as it was beside `target`, under a name that nobody has; returns the path."""
+    for n in itertools.count(1):
+        kept = target.with_name(f"{target.stem}.kept-{n}.ipynb")
+        try:
+            kept.open("xb").close()                                   # the name is ours, or taken
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OptionError(f"{kept} cannot be written: {error}") from error
+        try:
+            _write(kept, before)
+        except OptionError:
+            kept.unlink(missing_ok=True)
+            raise
+        return kept
 
 
 def as_shipped(shipped, clone):

@@ -21,6 +21,7 @@ HEAD = re.compile(r"^\*\*(\d+) \((easy|medium|hard)\)\.\*\*\s*", re.M)
 FOLD = re.compile(r"<details>\s*<summary>(.*?)</summary>\n(.*?)\n</details>", re.S)
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.S | re.M)
 CALL = re.compile(r"^check\.(\w+)\(", re.M)
+KEPT = re.compile(r"^(?:\w+ *= *|(?:print|display)\()check\.(\w+)\(", re.M)         # what a learner makes of that line
 FOLDS = ["Hint", "Second hint", "Answer"]
 
 
@@ -67,7 +68,7 @@ def parse(text, name="this lesson"):
     """The cells of a notebook's JSON, text or bytes; a source is one text or a list of lines."""
     try:
         return [Cell(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise LessonError(f"{name} is no notebook: {type(error).__name__}: {error}") from error
 
 
@@ -110,8 +111,12 @@ def fill(blank, answer):
 
 
 def answers(cells):
-    """{check name: index of its code cell} in a learner's notebook; where two cells make the same call, the last."""
-    return {name: at for at, cell in enumerate(cells) if cell.kind == "code" for name in CALL.findall(cell.source)}
+    """{check name: index of its code cell} in a learner's notebook; where two cells make the same call, the last.
+
+    A call that is printed or kept under a name counts where there is none as shipped.
+    """
+    code = [(at, cell.source) for at, cell in enumerate(cells) if cell.kind == "code"]
+    return {name: at for form in (KEPT, CALL) for at, source in code for name in form.findall(source)}
 
 
 # --- running one cell ---------------------------------------------------------------------------------------------
@@ -134,7 +139,7 @@ def attempt(cells, at, task, place="<exercise>"):
     earlier = [node for cell in cells[:at] if cell.kind == "code" for node in statements(cell.source)]
     exec(compile(ast.Module(sources_of(earlier, [*tree.body, call]), []), "<lesson>", "exec"), namespace)
     exec(compile(tree, place, "exec"), namespace)
-    return eval(compile(ast.Expression(call.value), place, "eval"), {**namespace, "check": check})
+    return eval(compile(ast.Expression(call.value), "<call>", "eval"), {**namespace, "check": check})
 
 
 def sources_of(earlier, wanted):
@@ -153,13 +158,13 @@ def statements(source):
     """The top-level statements of a cell; none where it is no Python, since a learner may leave half a line anywhere."""
     try:
         return ast.parse(plain(source)).body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):      # half a surrogate pair; too deep for the parser
         return []
 
 
 def plain(source):
-    """A cell without IPython's own lines (%magic, !shell), each of which leaves an empty one."""
-    return re.sub(r"^[%!].*", "", source, flags=re.M)
+    """A cell without IPython's own lines (%magic, !shell, ?help and help?), each of which leaves an empty one."""
+    return re.sub(r"^[%!?].*|^[\w.]+\?{1,2}[ ;]*$", "", source, flags=re.M)
 
 
 def loads(node):

@@ -16,13 +16,15 @@ from . import notebook
 
 def main(path):
     """Check one exercise, print the verdict."""
-    task = notebook.Task(*json.load(sys.stdin))
+    task, process = notebook.Task(*json.load(sys.stdin)), os.getpid()
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     sys.path.insert(0, str(Path(path).parent))                        # a lesson's own modules, as in its kernel
-    answer.write(json.dumps(verdict(notebook.read(Path(path)), task)))
-    answer.flush()
+    said = json.dumps(verdict(notebook.read(Path(path)), task))
+    if os.getpid() == process:                                        # an answer that forks comes by here twice
+        answer.write(said)
+        answer.flush()
     os._exit(0)                                                       # whatever threads an answer has left running
 
 
