@@ -132,14 +132,22 @@ def refuse_unsteady(number, cell):
             raise BuildError(f"cell {number} shows a memory address (end the line with ;)\n{cell.source}\n---\n{text}")
 
 
-def differences(source):
-    """What the notebook beside `source` has otherwise than its source: a list of lines, empty where they agree."""
+def built(source):
+    """The notebook beside `source`, as it was built."""
     import nbformat
 
+    try:
+        return nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    except (OSError, ValueError, TypeError, AttributeError, nbformat.ValidationError) as error:
+        raise BuildError(f"its notebook cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def differences(source):
+    """What the notebook beside `source` has otherwise than its source: a list of lines, empty where they agree."""
     target = source.with_suffix(".ipynb")
     if not target.exists():
         return ["there is no notebook"]
-    want, have = read(source).cells, nbformat.read(target, as_version=4).cells
+    want, have = read(source).cells, built(source).cells
     lines = [] if len(want) == len(have) else [f"{len(want)} cells in the source, {len(have)} in the notebook"]
     for number, (mine, theirs) in enumerate(zip(want, have, strict=False)):
         if (mine.cell_type, mine.source) != (theirs.cell_type, theirs.source):
@@ -159,13 +167,12 @@ def write(notebook, target):
 def in_form(source, form):
     """The notebook of a lesson in one of the forms for a class."""
     import forms
-    import nbformat
 
     from minattn.core.errors import LessonError
 
     try:
         if form == "student":
-            return forms.student(nbformat.read(source.with_suffix(".ipynb"), as_version=4))
+            return forms.student(built(source))
         blank = read(source)
         return forms.teacher(blank, execute(forms.filled(blank)))
     except LessonError as error:
@@ -178,8 +185,11 @@ def new_folder(folder):
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BuildError(f"--to {folder}: there is something already; name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    forms.beside(HERE, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        forms.beside(HERE, folder)
+    except OSError as error:
+        raise BuildError(f"--to {folder} cannot be written: {error}") from error
 
 
 def main(argv=None):
@@ -194,13 +204,17 @@ def main(argv=None):
         parser.error("--form and --to go together, and without --check")
     failed = 0
     try:
+        wanted = sources(options.lesson)                              # a lesson that there is not leaves no folder behind
         if options.to:
             new_folder(options.to)
         if not options.check and not weights_here():
             print("SmolLM2 is not here, so the lessons read their stored maps; before a commit: minattn fetch smollm2")
-        for source in sources(options.lesson):
+        for source in wanted:
             if options.check:
-                lines = differences(source)
+                try:
+                    lines = differences(source)
+                except BuildError as error:
+                    lines = [str(error)]
                 print(f"{source.stem}: {'; '.join(lines) or 'ok'}")
                 failed += bool(lines)
                 continue

@@ -144,6 +144,30 @@ def test_nothing_is_written_over(small, tmp_path, capsys):
     assert {path: path.read_bytes() for path in build.HERE.glob("41*")} == before
 
 
+def test_a_lesson_that_there_is_not_leaves_no_folder_behind(small, tmp_path, capsys):
+    assert small("99", "--form", "student", "--to", tmp_path / "class") == 1
+    assert "no lesson '99'" in capsys.readouterr().err
+    assert not (tmp_path / "class").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(small, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert small("--form", "student", "--to", tmp_path / "file" / "class") == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", [None, "", '{"cells": [', "{}", "[]", '{"nbformat": 4, "cells": 3}'])
+def test_a_broken_notebook_is_said_to_be_one(small, tmp_path, capsys, text):
+    path = build.HERE / "41_try.ipynb"
+    path.unlink() if text is None else path.write_text(text)
+    assert small("--form", "student", "--to", tmp_path / "class") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("41_try: its notebook cannot be read: ")
+    assert error.count("\n") == 1
+    assert small("--check") == 1
+    assert not (tmp_path / "class" / "41_try.ipynb").exists()
+
+
 @pytest.mark.parametrize("arguments", [["--form", "student"], ["--to", "x"], ["--form", "student", "--to", "x", "--check"]])
 def test_form_and_folder_go_together(small, tmp_path, monkeypatch, arguments, capsys):
     monkeypatch.chdir(tmp_path)

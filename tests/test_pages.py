@@ -315,6 +315,13 @@ def test_markdown_inside_a_fold_is_markdown(lesson):
     assert '<h2 id="after">After</h2>' in text
 
 
+@pytest.mark.parametrize("text", ["", '{"cells": [', "{}", "[]"])
+def test_a_broken_notebook_ends_the_build_with_its_name(tmp_path, text):
+    (tmp_path / "41_try.ipynb").write_text(text)
+    with pytest.raises(PageError, match=r"41_try\.ipynb is no notebook"):
+        pages.build(tmp_path)
+
+
 def test_markdown_files_beside_the_lessons_are_pages_too(lesson, tmp_path):
     (tmp_path / "lessons").mkdir(exist_ok=True)
     (tmp_path / "lessons" / "terms.md").write_text("# Terms\n\n## Key\n\nSee [41](41_try.ipynb#a-heading), $k$.\n")

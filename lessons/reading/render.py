@@ -59,7 +59,12 @@ def render(path, link):
 
 def cells(path):
     text = path.read_text(encoding="utf-8")
-    return json.loads(text)["cells"] if path.suffix == ".ipynb" else [{"cell_type": "markdown", "source": text}]
+    if path.suffix != ".ipynb":
+        return [{"cell_type": "markdown", "source": text}]
+    try:
+        return json.loads(text)["cells"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise PageError(f"{path.name} is no notebook: {type(error).__name__}: {error}") from error
 
 
 def head(lesson, path):
