@@ -9,15 +9,23 @@
     prefix(n)         (j <= i) | (j < n)                Raffel et al. 2020, arXiv:1910.10683, section 3.2.1
     padding           j < lengths[b]
     segments          the same document, compared by index
+    per_head          each head a mask of its own
+
+The sparse patterns of published models stand in patterns.py and are masks like these: strided, fixed, dilated, ...
 """
 import numpy as np
 
 from .errors import MaskError, ShapeError
 from .grid import extremes
+from .leaves import between, surely
 from .mask import Mask
+from .patterns import bigbird, block_local, dilated, fixed, longformer, strided
 from .shapes import as_array, count
 
-__all__ = ["Mask", "causal", "first", "last", "padding", "prefix", "segments", "window"]
+__all__ = [
+    "Mask", "bigbird", "block_local", "causal", "dilated", "first", "fixed", "last", "longformer", "padding", "per_head",
+    "prefix", "segments", "strided", "window",
+]  # fmt: skip
 
 
 def causal():
@@ -29,7 +37,7 @@ def causal():
     >>> ma.masks.causal().dense(3, 3).sum(axis=1)
     array([1, 2, 3])
     """
-    return Mask(lambda i, j: j <= i, name="causal", known=lambda t: _surely(t.j_high <= t.i_low, t.j_low > t.i_high))
+    return Mask(lambda i, j: j <= i, name="causal", known=lambda t: surely(t.j_high <= t.i_low, t.j_low > t.i_high))
 
 
 def window(left, right=0):
@@ -47,7 +55,7 @@ def window(left, right=0):
     array([2, 3, 4, 4, 4, 3])
     """
     left, right = (None if most is None else count("a window's distance", most, 0) for most in (left, right))
-    return _between(left, right, f"window({left}, {right})")
+    return between(left, right, f"window({left}, {right})")
 
 
 def last(n):
@@ -60,7 +68,7 @@ def last(n):
     array([1, 2, 2, 2])
     """
     n = count("n", n, 1)
-    return _between(n - 1, 0, f"last({n})")
+    return between(n - 1, 0, f"last({n})")
 
 
 def first(n):
@@ -73,7 +81,7 @@ def first(n):
     array([1, 2, 3, 3, 3])
     """
     n = count("n", n, 0)
-    return Mask(lambda i, j: j < n, name=f"first({n})", known=lambda t: _surely(t.j_high < n, t.j_low >= n))
+    return Mask(lambda i, j: j < n, name=f"first({n})", known=lambda t: surely(t.j_high < n, t.j_low >= n))
 
 
 def prefix(n):
@@ -114,7 +122,7 @@ def padding(lengths):
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any():
         raise MaskError(f"lengths are {lengths.dtype} of shape {lengths.shape}; padding needs integers (B,), none below 0")
     rule = lambda g: g.j < lengths[g.b]  # noqa: E731
-    known = lambda t: _surely(t.j_high < lengths[t.b], t.j_low >= lengths[t.b])  # noqa: E731
+    known = lambda t: surely(t.j_high < lengths[t.b], t.j_low >= lengths[t.b])  # noqa: E731
     return Mask.node(rule, "padding", by_row=True, sizes=(len(lengths), None, None), known=known)
 
 
@@ -162,24 +170,42 @@ def segments(q_ids, k_ids=None):
     def known(t):
         (a, b), (c, d) = extremes(np.atleast_2d(q_ids), t.n_starts), extremes(np.atleast_2d(k_ids), t.s_starts)
         a, b, c, d = a[:, None, :, None], b[:, None, :, None], c[:, None, None, :], d[:, None, None, :]
-        return _surely((a == b) & (c == d) & (a == c), (b < c) | (d < a))
+        return surely((a == b) & (c == d) & (a == c), (b < c) | (d < a))
 
     sizes = (min(rows, default=None), q_ids.shape[-1], k_ids.shape[-1])
     return Mask.node(same, "segments", by_row=bool(rows), sizes=sizes, known=known)
 
 
-def _between(left, right, name):
-    """i - j from -right to left, either of them None for unbounded."""
-    whole = np.iinfo(np.int64)
-    low, high = whole.min if right is None else -right, whole.max if left is None else left
+def per_head(*masks):
+    """Head h follows masks[h % len(masks)]: heads that split a pattern between them (Child et al. 2019, section 4.3).
 
-    def known(t):
-        nearest, farthest = t.i_low - t.j_high, t.i_high - t.j_low              # the least and the largest i - j of a tile
-        return _surely((low <= nearest) & (farthest <= high), (farthest < low) | (nearest > high))
+    Raises
+    ------
+    MaskError
+        If there is none, or one is no Mask.
 
-    return Mask(lambda i, j: (i - j >= low) & (i - j <= high), name=name, known=known)
+    Examples
+    --------
+    >>> import minattn as ma
+    >>> split = ma.masks.per_head(ma.masks.strided(3, part=1), ma.masks.strided(3, part=2))
+    >>> split.dense(8, 8, heads=4).sum(axis=(2, 3))
+    array([[26, 15, 26, 15]])
+    """
+    if not masks or not all(isinstance(mask, Mask) for mask in masks):
+        given = ", ".join(type(mask).__name__ for mask in masks) or "nothing"
+        raise MaskError(f"per_head is given {given}; it needs one Mask or more, for head 0, 1, ...")
 
+    def chosen(h, answers):
+        """Of the masks' answers, which broadcast to (B, H, ...), that of each head's own mask."""
+        answer = answers[0]
+        for m, other in enumerate(answers[1:], 1):
+            answer = np.where(h % len(masks) == m, other, answer)
+        return answer
 
-def _surely(visible, hidden):
-    """Of whole tiles: 1 where all of it is visible, -1 where all of it is hidden, 0 where one has to look."""
-    return visible.astype(np.int8) - hidden.astype(np.int8)
+    every_one = masks[0]
+    for mask in masks[1:]:
+        every_one = every_one & mask                                  # which checks that their sizes agree
+    return Mask.node(
+        lambda g: chosen(g.h, [mask.at(g) for mask in masks]), f"per_head({', '.join(mask.name for mask in masks)})",
+        by_row=True, sizes=every_one.sizes, known=lambda t: chosen(t.h, [mask.known(t) for mask in masks]),
+    )  # fmt: skip
