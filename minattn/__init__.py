@@ -4,8 +4,9 @@
     out = ma.attention(q, k, v, causal=True)          # (..., H, N, D) with k, v (..., G, S, D)
 
 Arrays are `(..., heads, length, head_dim)`; True in a mask means "may attend"; positions are data.
-The rooms `minattn.models` (real trained transformers), `minattn.plot` (pictures) and `minattn.practice` (exercises;
-`minattn.check` names them) load when first used, so importing minattn costs little more than importing NumPy.
+The rooms `minattn.models` (real trained transformers), `minattn.plot` (pictures), `minattn.practice` (exercises;
+`minattn.check` names them) and `minattn.sparse` (fewer keys for each query) load when first used, so importing minattn
+costs little more than importing NumPy.
 """
 import importlib
 
@@ -22,19 +23,27 @@ from .multihead import MultiHeadAttention
 
 __version__ = "0.1.0"
 __all__ = [
-    "Grads", "KVCache", "Mask", "MinattnError", "MultiHeadAttention", "RollingCache", "Steps",
-    "attention", "attention_backward", "attention_weights", "check", "errors", "logsumexp", "masks", "merge", "merge_heads",
-    "models", "plot", "positions", "practice", "project_qkv", "repeat_kv", "rope", "softmax", "split_heads", "steps",
+    "Grads", "KVCache", "Mask", "MinattnError", "MultiHeadAttention", "RollingCache", "SparseGrads", "Steps",
+    "attention", "attention_backward", "attention_weights", "check", "errors", "fixed_attention", "fixed_attention_backward",
+    "logsumexp", "masks", "merge", "merge_heads", "models", "plot", "positions", "practice", "project_qkv", "reach",
+    "repeat_kv", "rope", "softmax", "sparse", "split_heads", "steps", "strided_attention", "strided_attention_backward",
+    "topk_attention", "topk_attention_backward",
 ]  # fmt: skip
 
-_ON_FIRST_USE = {"check": "practice.check", "models": "models", "plot": "plot", "practice": "practice"}
+_ON_FIRST_USE = {"check": "practice.check", "models": "models", "plot": "plot", "practice": "practice", "sparse": "sparse"}
+_FROM_A_ROOM = dict.fromkeys((
+    "SparseGrads", "fixed_attention", "fixed_attention_backward", "reach", "strided_attention", "strided_attention_backward",
+    "topk_attention", "topk_attention_backward",
+), "sparse")  # fmt: skip
 
 
 def __getattr__(name):
     if name in _ON_FIRST_USE:
         return importlib.import_module(f"{__name__}.{_ON_FIRST_USE[name]}")
+    if name in _FROM_A_ROOM:
+        return getattr(importlib.import_module(f"{__name__}.{_FROM_A_ROOM[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*globals(), *_ON_FIRST_USE})
+    return sorted({*globals(), *_ON_FIRST_USE, *_FROM_A_ROOM})

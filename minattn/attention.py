@@ -18,7 +18,7 @@ from .core import reference
 from .core.errors import BackendError, OptionError
 from .core.inputs import prepare
 from .core.reference import Steps
-from .core.shapes import count, sum_to
+from .core.shapes import count
 from .core.softmax import merge
 
 __all__ = ["Grads", "Steps", "attention", "attention_backward", "attention_weights", "merge", "steps"]
@@ -226,13 +226,8 @@ def attention_backward(dout, q, k, v, *, out=None, lse=None, score_mod_grad=None
         out, lse = x.accept("out", out, x.v.shape[-1:]), x.accept("lse", lse)
     with np.errstate(invalid="ignore", over="ignore"):
         dq, dk, dv, dbias, dsink = engine.backward(x, dout, out, lse, score_mod_grad)
-
-    def like(gradient, argument):
-        argument = np.asarray(argument)
-        return sum_to(x.restore(gradient, x.work), argument.shape).astype(argument.dtype, copy=False)
-
     return Grads(
-        like(dq, q), like(dk, k), like(dv, v), None if bias is None else like(dbias, bias),
+        x.gradient(dq, q), x.gradient(dk, k), x.gradient(dv, v), None if bias is None else x.gradient(dbias, bias),
         None if sink_logits is None else dsink.astype(np.asarray(sink_logits).dtype, copy=False),
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from .errors import MaskError, OptionError, PositionError, ShapeError
 from .grid import grid, tiles
 from .mask import Mask
 from .masks import causal as causal_mask
-from .shapes import as_array, broadcast_lead, common_type, floats, number, positions, spell, working_type
+from .shapes import as_array, broadcast_lead, common_type, floats, number, positions, spell, sum_to, working_type
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,11 @@ class Inputs:
         lead = self.lead if len(array) == self.batch else (1,) * len(self.lead)        # shared by all rows, as a bias may be
         array = array.reshape(*lead, *head, *array.shape[2:])
         return array.astype(self.dtype if dtype is None else dtype, copy=False)
+
+    def gradient(self, array, argument):
+        """(B, H, ...) as the gradient of what the caller gave: summed over where that was broadcast, and of its type."""
+        argument = np.asarray(argument)
+        return sum_to(self.restore(array, self.work), argument.shape).astype(argument.dtype, copy=False)
 
 
 def prepare(q, k, *values, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,

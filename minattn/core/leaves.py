@@ -1,9 +1,8 @@
 """The leaves that the named masks are made of: each a rule on positions, and what it says of whole tiles.
 
-    i   position of a query, from i_low to i_high in a tile        j   position of a key, from j_low to j_high
-
-A tile is settled by counting: of the integers that a position (or a distance i - j) can be in the tile, none has the
-property, so the tile is hidden; or all of them have it, so it is visible; or one has to look.
+Of a tile one knows the extremes: its queries stand at positions from i_low to i_high, its keys from j_low to j_high. It is
+settled by counting: of the integers that a position (or a distance i - j) can be in the tile, none has the property, so
+the tile is hidden; or all of them have it, so it is visible; or one has to look.
 """
 import numpy as np
 
@@ -79,7 +78,7 @@ def listed(table):
         return seen
 
     def known(t):
-        found = np.zeros(np.broadcast_shapes(t.i_low.shape, t.j_low.shape), np.int64)
+        found: np.ndarray = np.zeros(np.broadcast_shapes(t.i_low.shape, t.j_low.shape), np.int64)
         for b, n in np.ndindex(found.shape[0], found.shape[2]):
             mine, yours = (b if len(ends) > 1 else 0 for ends in (t.i_low, t.j_low))
             low, high = (max(end[mine, 0, n, 0], 0) for end in (t.i_low, t.i_high + 1))
