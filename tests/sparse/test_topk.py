@@ -54,6 +54,16 @@ def test_gradient_is_that_of_the_kept(name, keep, drawn, close):
         close(a, b)
 
 
+@pytest.mark.parametrize("shape", [(6, 130, 70), (1, 70), (2, 1, 1, 70)])
+def test_gradient_of_many_blocks(shape, drawn, close):
+    q, k, v = drawn(8, N=130, S=70)
+    bias, dout = np.random.default_rng(4).standard_normal(shape), np.random.default_rng(5).standard_normal((2, 6, 130, 3))
+    got = ma.topk_attention_backward(dout, q, k[:1], v, keep=6, bias=bias)
+    kept = kept_pairs(q, k[:1], 6, bias=bias)
+    for a, b in zip(got[:4], ma.attention_backward(dout, q, k[:1], v, bias=bias, mask=kept)[:4], strict=True):
+        close(a, b)
+
+
 def test_gradient_against_differences(drawn, slopes, close):
     q, k, v = drawn(2, B=1, H=2, G=1, N=3, S=5, D=2, Dv=2)
     dout = np.random.default_rng(3).standard_normal((1, 2, 3, 2))
