@@ -5,8 +5,8 @@
 
 Arrays are `(..., heads, length, head_dim)`; True in a mask means "may attend"; positions are data.
 The rooms `minattn.models` (real trained transformers), `minattn.plot` (pictures), `minattn.practice` (exercises;
-`minattn.check` names them) and `minattn.sparse` (fewer keys for each query) load when first used, so importing minattn
-costs little more than importing NumPy.
+`minattn.check` names them), `minattn.sparse` (fewer keys for each query) and `minattn.linear` (a state of constant size in
+place of keys) load when first used, so importing minattn costs little more than importing NumPy.
 """
 import importlib
 
@@ -24,26 +24,36 @@ from .multihead import MultiHeadAttention
 __version__ = "0.1.0"
 __all__ = [
     "Grads", "KVCache", "Mask", "MinattnError", "MultiHeadAttention", "RollingCache", "SparseGrads", "Steps",
-    "attention", "attention_backward", "attention_weights", "check", "errors", "fixed_attention", "fixed_attention_backward",
-    "logsumexp", "masks", "merge", "merge_heads", "models", "plot", "positions", "practice", "project_qkv", "reach",
-    "repeat_kv", "rope", "softmax", "sparse", "split_heads", "steps", "strided_attention", "strided_attention_backward",
-    "topk_attention", "topk_attention_backward",
+    "attention", "attention_backward", "attention_weights", "check", "delta_rule", "delta_rule_backward", "errors",
+    "fixed_attention", "fixed_attention_backward", "gated_linear_attention", "gated_linear_attention_backward",
+    "linear_attention", "linear_attention_backward", "logsumexp", "masks", "merge", "merge_heads", "models", "plot",
+    "positions", "practice", "project_qkv", "reach", "recurrence", "recurrence_backward", "repeat_kv", "retention",
+    "retention_backward", "rope", "rwkv7", "rwkv7_backward", "softmax", "sparse", "split_heads", "steps",
+    "strided_attention", "strided_attention_backward", "topk_attention", "topk_attention_backward",
 ]  # fmt: skip
 
 _ON_FIRST_USE = {"check": "practice.check", "models": "models", "plot": "plot", "practice": "practice", "sparse": "sparse"}
-_FROM_A_ROOM = dict.fromkeys((
-    "SparseGrads", "fixed_attention", "fixed_attention_backward", "reach", "strided_attention", "strided_attention_backward",
-    "topk_attention", "topk_attention_backward",
-), "sparse")  # fmt: skip
+_FUNCTIONS = {
+    "SparseGrads": "sparse", "reach": "sparse",
+    "fixed_attention": "sparse", "fixed_attention_backward": "sparse",
+    "strided_attention": "sparse", "strided_attention_backward": "sparse",
+    "topk_attention": "sparse", "topk_attention_backward": "sparse",
+    "delta_rule": "linear.delta", "delta_rule_backward": "linear.delta",
+    "gated_linear_attention": "linear.gated", "gated_linear_attention_backward": "linear.gated",
+    "linear_attention": "linear.linear_attention", "linear_attention_backward": "linear.linear_attention",
+    "recurrence": "linear.recurrence", "recurrence_backward": "linear.backward",
+    "retention": "linear.retention", "retention_backward": "linear.retention",
+    "rwkv7": "linear.rwkv7", "rwkv7_backward": "linear.rwkv7",
+}  # fmt: skip
 
 
 def __getattr__(name):
     if name in _ON_FIRST_USE:
         return importlib.import_module(f"{__name__}.{_ON_FIRST_USE[name]}")
-    if name in _FROM_A_ROOM:
-        return getattr(importlib.import_module(f"{__name__}.{_FROM_A_ROOM[name]}"), name)
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"{__name__}.{_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*globals(), *_ON_FIRST_USE, *_FROM_A_ROOM})
+    return sorted({*globals(), *_ON_FIRST_USE, *_FUNCTIONS})

@@ -22,8 +22,8 @@ def test_import_loads_numpy_alone():
     loaded = python("import sys, minattn; print(' '.join(sys.modules))").split()
     assert "numpy" in loaded
     assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
-    later = "minattn.models", "minattn.plot", "minattn.practice", "minattn.sparse", "minattn.cli"
-    assert not [name for name in loaded if name.startswith(later)]
+    rooms = tuple(f"minattn.{room}" for room in ("models", "plot", "practice", "cli", "linear", "sparse"))
+    assert not [name for name in loaded if name.startswith(rooms)]
 
 
 def test_the_exercises_need_numpy_alone():
@@ -53,6 +53,8 @@ x = rng.standard_normal((2, 5, 12))
 layer.backward(layer(x), x), layer(x, mask=ma.masks.last(2), cache=layer.new_cache(2, 9))
 ma.positions.sinusoidal(np.arange(3), 4), ma.positions.alibi_slopes(6)
 ma.topk_attention(q, k, v, keep=2), ma.strided_attention(q, k, v, stride=2), ma.reach(ma.masks.last(2), 3, 6)
+out = out + ma.recurrence(q, k, v, log_decay=-np.ones((1, 4, 1)), erase=(-k, k / 8))
+ma.recurrence_backward(out, q, k, v, normalize=True)
 print("done", float(out.sum()))
 """
 
@@ -80,7 +82,7 @@ def test_rooms_load_when_first_used():
 
 def test_rooms_import_downward_only():
     """core knows nothing of the front door, and neither knows layers, models, plots or commands."""
-    order = {"core": 0, "attention": 1, "multihead": 2, "sparse": 2, "models": 3, "plot": 4, "practice": 4, "cli": 5}
+    order = {"core": 0, "attention": 1, "multihead": 2, "sparse": 2, "linear": 2, "models": 3, "plot": 4, "practice": 4, "cli": 5}
     root = pathlib.Path(ma.__file__).parent
     for path in root.rglob("*.py"):
         here = path.relative_to(root).with_suffix("").parts

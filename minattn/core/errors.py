@@ -29,6 +29,10 @@ class OptionError(MinattnError, ValueError):
     """An option out of its range, or two that exclude each other."""
 
 
+class DecayError(MinattnError, ValueError):
+    """A log decay outside its range: positive, not a number, or infinite where it must be finite."""
+
+
 class BackendError(MinattnError, ValueError):
     """A backend that does not exist here; the text says which do."""
 
