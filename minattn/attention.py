@@ -4,30 +4,21 @@
 
     B batch   H query heads   G KV heads   N queries   S keys   D head dim   Dv value dim
 
-The arithmetic stands in core/reference.py, to be read; here are the checks, the options, and the choice of a backend.
+The arithmetic stands in core/reference.py, to be read; here are the checks and the options. backends.py chooses who computes.
 """
-import functools
-import importlib
-import importlib.util
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
+from . import backends
 from .core import reference
-from .core.errors import BackendError, OptionError
+from .core.errors import OptionError
 from .core.inputs import prepare
 from .core.reference import Steps
 from .core.shapes import count
 from .core.softmax import merge
 
 __all__ = ["Grads", "Steps", "attention", "attention_backward", "attention_weights", "merge", "steps"]
-
-# up to so many scores (B * H * N * S) the reference takes well under a millisecond: no reason to wait for a compiler
-SMALL = 128 * 128
-# each a module with forward, backward and weights, imported when it is first asked for
-BACKENDS = {"numpy": "minattn.core.reference", "cpu": "minattn.flash.cpu"}
-
 
 class Grads(NamedTuple):
     """Gradients with respect to what was given, each of its shape and type; None for what was not."""
@@ -37,34 +28,6 @@ class Grads(NamedTuple):
     dv: np.ndarray
     dbias: np.ndarray | None
     dsink_logits: np.ndarray | None
-
-
-def _backend(name, x):
-    """The module that computes the problem `x`."""
-    if name == "auto":
-        scores = x.batch * x.q.shape[1] * x.q.shape[2] * x.k.shape[2]
-        name = "cpu" if scores > SMALL and (x.work == np.float64 or _numba_is_here()) else "numpy"
-    if not isinstance(name, str) or name not in BACKENDS:
-        known = ", ".join(map(repr, ["auto", *BACKENDS]))
-        raise BackendError(f"backend is {name!r}; here there is {known}")
-    if name == "cpu" and x.work == np.float64:
-        return importlib.import_module("minattn.flash.online")
-    if name == "cpu" and not _numba_is_here():
-        raise BackendError("backend 'cpu' needs Numba for float32, which is not installed or does not load: pip install numba")
-    return importlib.import_module(BACKENDS[name])
-
-
-@functools.cache
-def _numba_is_here():
-    """Whether Numba loads; of one that is installed but does not (made for another NumPy, say) the user is told once."""
-    if importlib.util.find_spec("numba") is None:
-        return False
-    try:
-        importlib.import_module("numba")
-    except (ImportError, OSError) as error:
-        warnings.warn(f"Numba is installed but does not load, so NumPy computes: {error}", stacklevel=4)
-        return False
-    return True
 
 
 def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,
@@ -160,7 +123,7 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=
     """
     x = prepare(q, k, v, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
                 sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
-    engine = _backend(backend, x)
+    engine = backends.engine(backend, x)
     with np.errstate(invalid="ignore", over="ignore"):            # NaN in what nobody sees is fine, and what is seen shows
         out, weights, lse = engine.forward(x)
         if return_weights and weights is None:                    # a backend that never holds them makes them from the lse
@@ -216,7 +179,7 @@ def attention_backward(dout, q, k, v, *, out=None, lse=None, score_mod_grad=None
     """
     x = prepare(q, k, v, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
                 sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
-    engine = _backend(backend, x)
+    engine = backends.engine(backend, x)
     if (out is None) != (lse is None):
         raise OptionError("out and lse go together: give both, as attention(..., return_lse=True) returned them, or neither")
     if score_mod_grad is not None and score_mod is None:
@@ -269,7 +232,7 @@ def attention_weights(q, k, *, lse=None, heads=None, rows=None, top=None, mask=N
     """
     x = prepare(q, k, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
                 sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
-    engine = _backend(backend, x)
+    engine = backends.engine(backend, x)
     lse = None if lse is None else x.accept("lse", lse)
     top = None if top is None else count("top", top, 1)
     if heads is not None or rows is not None:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import minattn as ma
-
-front = importlib.import_module("minattn.attention")
+from minattn import backends
 
 
 def drawn_problem(N, S, dtype, seed=0):
@@ -30,12 +29,12 @@ def assert_same_bits(some, others):
 def test_auto_goes_by_the_number_of_scores(N, S, expected, dtype, need):
     need("numba")
     problem = drawn_problem(N, S, dtype)
-    assert (2 * N * S > front.SMALL) == (expected == "cpu")
+    assert (2 * N * S > backends.SMALL) == (expected == "cpu")
     assert_same_bits(everything(problem, "auto"), everything(problem, expected))
 
 
 def test_auto_without_numba(monkeypatch):
-    monkeypatch.setattr(front, "_numba_is_here", lambda: False)
+    monkeypatch.setattr(backends, "numba_is_here", lambda: False)
     problem = drawn_problem(130, 129, np.float32)
     assert_same_bits(everything(problem, "auto"), everything(problem, "numpy"))
     with pytest.raises(ma.MinattnError, match="pip install numba"):
@@ -54,7 +53,7 @@ def test_auto_with_a_numba_that_does_not_load(monkeypatch, need):
         return load(name)
 
     problem = drawn_problem(130, 129, np.float32)
-    front._numba_is_here.cache_clear()
+    backends.numba_is_here.cache_clear()
     try:
         monkeypatch.setattr(importlib, "import_module", broken)
         with pytest.warns(UserWarning, match="Numba needs another NumPy"):
@@ -62,7 +61,7 @@ def test_auto_with_a_numba_that_does_not_load(monkeypatch, need):
         with pytest.raises(ma.MinattnError, match="does not load"):
             ma.attention(*problem, backend="cpu")
     finally:
-        front._numba_is_here.cache_clear()
+        backends.numba_is_here.cache_clear()
     np.testing.assert_array_equal(out, ma.attention(*problem, backend="numpy"))
 
 

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ..attention import BACKENDS, attention, attention_backward
+from ..attention import attention, attention_backward
+from ..backends import BACKENDS
 from ..core import masks, positions
 from .cases import options
 

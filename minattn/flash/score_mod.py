@@ -38,7 +38,7 @@ def over_tiles(score_mod, score_mod_grad=None, *, slope=False):
             made = [over_tile(scalar(score_mod))]
             if slope:
                 made.append(slope_over_tile(scalar(score_mod), None if score_mod_grad is None else scalar(score_mod_grad)))
-        except (NumbaError, TypeError, NotImplementedError) as error:
+        except (NumbaError, TypeError, NotImplementedError) as error:  # Numba raises each of them for what it cannot compile
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             warnings.warn(f"score_mod does not compile, so NumPy runs it tile by tile, slower ({reason})", stacklevel=5)
             made = []

@@ -1,0 +1,65 @@
+"""Which backend computes: the one that is named, or under "auto" one by the size of the problem and by what is installed.
+
+The choice never depends on what is asked back, so asking for weights or a gradient changes no bit of an output.
+"""
+import functools
+import importlib
+import importlib.util
+import warnings
+
+import numpy as np
+
+from .core.errors import BackendError
+
+# each a module with forward, backward and weights, imported when it is first asked for
+BACKENDS = {"numpy": "minattn.core.reference", "cpu": "minattn.flash.cpu"}
+# up to so many scores (B * H * N * S) the reference takes well under a millisecond: no reason to wait for a compiler
+SMALL = 128 * 128
+
+
+def engine(name, x):
+    """The module that computes attention on the problem `x` (core.inputs.Inputs)."""
+    scores = x.batch * x.q.shape[1] * x.q.shape[2] * x.k.shape[2]
+    wide = x.work == np.float64                                  # its tiled form is plain NumPy
+    name = choose(name, scores, compiled=not wide)
+    return importlib.import_module("minattn.flash.online" if name == "cpu" and wide else BACKENDS[name])
+
+
+def choose(name, size, *, compiled):
+    """"numpy" or "cpu" for what the caller names, who may leave it to the `size` of the problem with "auto".
+
+    Parameters
+    ----------
+    name : str
+        "auto" or a name in BACKENDS.
+    size : int
+        The numbers that the plain form would make on the way; above SMALL "auto" means "cpu".
+    compiled : bool
+        Whether "cpu" is a Numba kernel for this problem: then it needs Numba.
+
+    Raises
+    ------
+    BackendError
+        If there is no such backend, or it is named and Numba is missing.
+    """
+    if name == "auto":
+        return "cpu" if size > SMALL and (not compiled or numba_is_here()) else "numpy"
+    if not isinstance(name, str) or name not in BACKENDS:
+        known = ", ".join(map(repr, ["auto", *BACKENDS]))
+        raise BackendError(f"backend is {name!r}; here there is {known}")
+    if name == "cpu" and compiled and not numba_is_here():
+        raise BackendError("backend 'cpu' needs Numba for float32, which is not installed or does not load: pip install numba")
+    return name
+
+
+@functools.cache
+def numba_is_here():
+    """Whether Numba loads; of one that is installed but does not (made for another NumPy, say) the user is told once."""
+    if importlib.util.find_spec("numba") is None:
+        return False
+    try:
+        importlib.import_module("numba")
+    except (ImportError, OSError) as error:
+        warnings.warn(f"Numba is installed but does not load, so NumPy computes: {error}", stacklevel=5)
+        return False
+    return True
