@@ -3,11 +3,12 @@ import contextlib
 import sys
 
 from ..core.errors import DependencyError
+from ..core.kernel import in_a_kernel
 
 
 def watched():
     """Whether a person can see a bar that moves: a terminal, or a notebook."""
-    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+    return in_a_kernel() or (sys.stderr is not None and sys.stderr.isatty())
 
 
 def bar(wanted, **options):

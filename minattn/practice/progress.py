@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from ..core.errors import LessonError
+from ..core.kernel import in_a_kernel
 from ..core.whole import write_whole
 
 PATIENCE = 2                                                          # seconds
@@ -55,7 +56,7 @@ def record(result, lesson):
     """`result`, after a pass in a notebook's kernel has been noted. Never raises: a full disk is no mistake of an answer."""
     try:
         key = str(file()), lesson, result.exercise
-        if result and key not in _recorded and _in_a_kernel() and file() is not None:
+        if result and key not in _recorded and in_a_kernel() and file() is not None:
             if result.exercise not in load().get(lesson, ()):
                 _add(lesson, result.exercise)
             _recorded.add(key)
@@ -111,10 +112,3 @@ def _alone(path):
         yield
     finally:
         mark.unlink(missing_ok=True)
-
-
-def _in_a_kernel():
-    """Whether this process is a notebook's: it has an IPython shell, and one that a kernel made."""
-    IPython = sys.modules.get("IPython")
-    shell = IPython.get_ipython() if IPython else None
-    return getattr(shell, "kernel", None) is not None

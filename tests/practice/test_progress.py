@@ -3,7 +3,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +15,7 @@ def kept(tmp_path, monkeypatch):
     """The path of a progress file that is not there yet; this process counts as a kernel."""
     path = tmp_path / "a" / "b" / "progress.json"
     monkeypatch.setenv("MINATTN_PROGRESS", str(path))
-    monkeypatch.setattr(progress, "_in_a_kernel", lambda: True)
+    monkeypatch.setattr(progress, "in_a_kernel", lambda: True)
     progress._recorded.clear()
     return path
 
@@ -52,14 +51,6 @@ def test_outside_of_a_kernel_nothing_is_kept(kept, monkeypatch):
     monkeypatch.setenv("MINATTN_PROGRESS", str(kept))
     assert check.softmax(right("softmax"))
     assert not kept.exists()
-
-
-def test_a_kernel_is_told_from_a_terminal(monkeypatch):
-    for shell, is_kernel in [(None, False), (SimpleNamespace(), False), (SimpleNamespace(kernel=object()), True)]:
-        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
-        assert progress._in_a_kernel() is is_kernel
-    monkeypatch.delitem(sys.modules, "IPython")
-    assert progress._in_a_kernel() is False
 
 
 def test_off_keeps_none(kept, monkeypatch):
@@ -155,7 +146,7 @@ def test_a_user_without_a_home_keeps_none_and_gets_no_folder_of_that_name(monkey
     for name in ("MINATTN_PROGRESS", "XDG_DATA_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(progress.os.path, "expanduser", lambda path: path)        # what it does without HOME and passwd entry
-    monkeypatch.setattr(progress, "_in_a_kernel", lambda: True)
+    monkeypatch.setattr(progress, "in_a_kernel", lambda: True)
     progress._recorded.clear()
     assert progress.file() is None
     assert check.softmax(right("softmax"))
@@ -164,7 +155,7 @@ def test_a_user_without_a_home_keeps_none_and_gets_no_folder_of_that_name(monkey
 
 def test_processes_that_pass_at_once_are_all_kept(kept):
     code = ("import sys; from types import SimpleNamespace; from minattn.practice import progress, Result; "
-            "progress._in_a_kernel = lambda: True; sys.stdin.buffer.read(1); "
+            "progress.in_a_kernel = lambda: True; sys.stdin.buffer.read(1); "
             "[progress.record(Result(f'{sys.argv[1]}-{n}', 'pass', ''), '01') for n in range(40)]")
     several = [subprocess.Popen([sys.executable, "-c", code, str(n)], stdin=subprocess.PIPE) for n in range(3)]
     for one in several:
