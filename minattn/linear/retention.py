@@ -12,14 +12,13 @@ Sun et al. 2023, "Retentive Network", arXiv:2307.08621, section 2.1.
 The three are one function: `test_forms_agree` holds them together. This is the raw retention, without rotation, gate and
 group norm; the last two forms are those of `recurrence` with a decay that never changes.
 """
-from typing import NamedTuple
-
 import numpy as np
 
 from ..core.errors import DecayError, ShapeError
 from ..core.reference import product
 from ..core.shapes import floats
 from .backward import gradients
+from .gated import Grads
 from .inputs import Inputs, prepare
 from .recurrence import FORMS, run
 
@@ -80,16 +79,6 @@ def retention(q, k, v, *, log_decay, form="chunked", chunk=64, state=None, retur
     """
     x = _inputs(q, k, v, log_decay, state)
     return run(x, form, chunk, return_state, {"parallel": lambda x, chunk: parallel(x)} | FORMS)
-
-
-class Grads(NamedTuple):
-    """Gradients with respect to what was given, each of its shape and type; None for what was not."""
-
-    dq: np.ndarray
-    dk: np.ndarray
-    dv: np.ndarray
-    dlog_decay: np.ndarray
-    dstate: np.ndarray | None
 
 
 def retention_backward(dout, q, k, v, *, log_decay, chunk=64, state=None, dstate=None):
