@@ -20,6 +20,7 @@ import numpy as np
 from ..attention import attention
 from ..core.cache import KVCache
 from ..core.errors import CacheError, DtypeError, OptionError, ShapeError, TokenError
+from ..core.pointwise import silu
 from ..core.projection import merge_heads, project_qkv, split_heads
 from ..core.rope import rope
 from ..core.shapes import as_array
@@ -29,11 +30,6 @@ from . import generation
 def rms_norm(x, weight, eps):
     """Each row of (..., E) divided by its root mean square, then scaled channel by channel."""
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
-
-
-def silu(x):
-    """x sigmoid(x), written with tanh, which overflows nowhere."""
-    return x * (0.5 + 0.5 * np.tanh(0.5 * x))
 
 
 def swiglu(x, w_gate, w_up, w_down):
