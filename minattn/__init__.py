@@ -19,6 +19,7 @@ from .core.projection import merge_heads, project_qkv, repeat_kv, split_heads
 from .core.reference import Steps
 from .core.rope import rope
 from .core.softmax import logsumexp, softmax
+from .core.xpos import xpos
 from .multihead import MultiHeadAttention
 
 __version__ = "0.1.0"
@@ -29,7 +30,7 @@ __all__ = [
     "linear_attention", "linear_attention_backward", "logsumexp", "masks", "merge", "merge_heads", "models", "plot",
     "positions", "practice", "project_qkv", "reach", "recurrence", "recurrence_backward", "repeat_kv", "retention",
     "retention_backward", "rope", "rwkv7", "rwkv7_backward", "softmax", "sparse", "split_heads", "steps",
-    "strided_attention", "strided_attention_backward", "topk_attention", "topk_attention_backward",
+    "strided_attention", "strided_attention_backward", "topk_attention", "topk_attention_backward", "xpos",
 ]  # fmt: skip
 
 _ON_FIRST_USE = {"check": "practice.check", "models": "models", "plot": "plot", "practice": "practice", "sparse": "sparse"}

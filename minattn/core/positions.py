@@ -1,4 +1,4 @@
-"""Telling attention where a token stands: sinusoids, a learned table, and ALiBi. (RoPE has a file of its own, rope.py.)
+"""Telling attention where a token stands: sinusoids, a learned table, and ALiBi. (rope.py and xpos.py are files of their own.)
 
 Without positions attention is a bag of words: permuting keys with their values changes nothing.
 
@@ -13,10 +13,12 @@ import numpy as np
 from .errors import OptionError, PositionError, ShapeError
 from .rope import Llama3Scaling, change_layout, rope, rope_backward, rope_frequencies
 from .shapes import as_array, count, integers
+from .xpos import xpos, xpos_backward, xpos_decay
 
 __all__ = [
     "Llama3Scaling", "alibi_bias", "alibi_slopes", "change_layout", "learned", "learned_backward",
     "rope", "rope_backward", "rope_frequencies", "sinusoidal",
+    "xpos", "xpos_backward", "xpos_decay",
 ]  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def rope_frequencies(rotary_dim, theta=10_000.0, scaling=None):
     return frequencies if scaling is None else scaling(frequencies)
 
 
-def _pairs(layout, rotary_dim):
+def pairs_of(layout, rotary_dim):
     """The two halves of every pair, as two slices of the channel axis."""
     if layout == "half":
         return np.s_[..., : rotary_dim // 2], np.s_[..., rotary_dim // 2 : rotary_dim]
@@ -105,7 +105,7 @@ def rope(x, positions, *, layout, theta=10_000.0, rotary_dim=None, scaling=None)
     rotary_dim = x.shape[-1] if rotary_dim is None else count("rotary_dim", rotary_dim, 0)
     if rotary_dim % 2 or not 0 < rotary_dim <= x.shape[-1]:
         raise OptionError(f"rotary_dim = {rotary_dim}; it must be even and between 2 and D = {x.shape[-1]}")
-    first, second = _pairs(layout, rotary_dim)
+    first, second = pairs_of(layout, rotary_dim)
     if positions.dtype.kind not in "iu":
         raise PositionError(f"positions are {positions.dtype}; they must be integers")
     if positions.ndim < 1 or positions.ndim not in (1, x.ndim - 2) or positions.shape[-1] != x.shape[-2]:
@@ -162,10 +162,10 @@ def change_layout(w, heads, *, to):
         raise ShapeError(f"w has E_out = {w.shape[-1]}, which does not split into H = {heads} heads of an even D")
     dim = w.shape[-1] // heads
     order = np.empty(dim, dtype=int)
-    first, second = _pairs("interleaved", dim)
+    first, second = pairs_of("interleaved", dim)
     order[: dim // 2], order[dim // 2 :] = np.arange(dim)[first], np.arange(dim)[second]
     if to == "interleaved":
         order = np.argsort(order)
     elif to != "half":
-        _pairs(to, dim)
+        pairs_of(to, dim)
     return w.reshape(*w.shape[:-1], heads, dim)[..., order].reshape(w.shape)
