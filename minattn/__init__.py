@@ -24,12 +24,13 @@ from .multihead import MultiHeadAttention
 
 __version__ = "0.1.0"
 __all__ = [
-    "Grads", "KVCache", "Mask", "MinattnError", "MultiHeadAttention", "RollingCache", "SparseGrads", "Steps",
-    "attention", "attention_backward", "attention_weights", "check", "delta_rule", "delta_rule_backward", "errors",
-    "fixed_attention", "fixed_attention_backward", "gated_linear_attention", "gated_linear_attention_backward",
-    "linear_attention", "linear_attention_backward", "logsumexp", "masks", "merge", "merge_heads", "models", "plot",
-    "positions", "practice", "project_qkv", "reach", "recurrence", "recurrence_backward", "repeat_kv", "retention",
-    "retention_backward", "rope", "rwkv7", "rwkv7_backward", "softmax", "sparse", "split_heads", "steps",
+    "Grads", "KVCache", "Mask", "MinattnError", "MultiHeadAttention", "RollingCache", "SparseGrads", "Steps", "attention",
+    "attention_backward", "attention_weights", "check", "delta_rule", "delta_rule_backward", "errors", "fixed_attention",
+    "fixed_attention_backward", "gated_linear_attention", "gated_linear_attention_backward", "linear_attention",
+    "linear_attention_backward", "linformer_attention", "linformer_attention_backward", "logsumexp", "masks", "merge",
+    "merge_heads", "models", "performer_attention", "performer_attention_backward", "plot", "positions", "practice",
+    "project_qkv", "random_features", "random_projection", "reach", "recurrence", "recurrence_backward", "repeat_kv",
+    "retention", "retention_backward", "rope", "rwkv7", "rwkv7_backward", "softmax", "sparse", "split_heads", "steps",
     "strided_attention", "strided_attention_backward", "topk_attention", "topk_attention_backward", "xpos",
 ]  # fmt: skip
 
@@ -42,6 +43,9 @@ _FUNCTIONS = {
     "delta_rule": "linear.delta", "delta_rule_backward": "linear.delta",
     "gated_linear_attention": "linear.gated", "gated_linear_attention_backward": "linear.gated",
     "linear_attention": "linear.linear_attention", "linear_attention_backward": "linear.linear_attention",
+    "linformer_attention": "linear.linformer", "linformer_attention_backward": "linear.linformer",
+    "performer_attention": "linear.performer", "performer_attention_backward": "linear.performer",
+    "random_features": "linear.features", "random_projection": "linear.features",
     "recurrence": "linear.recurrence", "recurrence_backward": "linear.backward",
     "retention": "linear.retention", "retention_backward": "linear.retention",
     "rwkv7": "linear.rwkv7", "rwkv7_backward": "linear.rwkv7",

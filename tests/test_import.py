@@ -55,6 +55,7 @@ ma.positions.sinusoidal(np.arange(3), 4), ma.positions.alibi_slopes(6)
 ma.topk_attention(q, k, v, keep=2), ma.strided_attention(q, k, v, stride=2), ma.reach(ma.masks.last(2), 3, 6)
 out = out + ma.recurrence(q, k, v, log_decay=-np.ones((1, 4, 1)), erase=(-k, k / 8))
 ma.recurrence_backward(out, q, k, v, normalize=True)
+ma.performer_attention(q, k, v, features=5, seed=0, causal=True), ma.linformer_attention(q, k, v, k[0, 0].T, v[0, 0].T)
 print("done", float(out.sum()))
 """
 
