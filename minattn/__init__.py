@@ -5,8 +5,9 @@
 
 Arrays are `(..., heads, length, head_dim)`; True in a mask means "may attend"; positions are data.
 The rooms `minattn.models` (real trained transformers), `minattn.plot` (pictures), `minattn.practice` (exercises;
-`minattn.check` names them), `minattn.sparse` (fewer keys for each query) and `minattn.linear` (a state of constant size in
-place of keys) load when first used, so importing minattn costs little more than importing NumPy.
+`minattn.check` names them), `minattn.sparse` (fewer keys for each query), `minattn.linear` (a state of constant size in
+place of keys) and `minattn.analysis` (the maps that mechanisms imply) load when first used, so importing minattn costs little
+more than importing NumPy.
 """
 import importlib
 
@@ -24,17 +25,21 @@ from .multihead import MultiHeadAttention
 
 __version__ = "0.1.0"
 __all__ = [
-    "Grads", "KVCache", "Mask", "MinattnError", "MultiHeadAttention", "RollingCache", "SparseGrads", "Steps", "attention",
-    "attention_backward", "attention_weights", "check", "delta_rule", "delta_rule_backward", "errors", "fixed_attention",
-    "fixed_attention_backward", "gated_linear_attention", "gated_linear_attention_backward", "linear_attention",
-    "linear_attention_backward", "linformer_attention", "linformer_attention_backward", "logsumexp", "masks", "merge",
-    "merge_heads", "models", "performer_attention", "performer_attention_backward", "plot", "positions", "practice",
-    "project_qkv", "random_features", "random_projection", "reach", "recurrence", "recurrence_backward", "repeat_kv",
-    "retention", "retention_backward", "rope", "rwkv7", "rwkv7_backward", "softmax", "sparse", "split_heads", "steps",
-    "strided_attention", "strided_attention_backward", "topk_attention", "topk_attention_backward", "xpos",
+    "Grads", "KVCache", "Mask", "MinattnError", "MultiHeadAttention", "RollingCache", "SparseGrads", "Steps", "SwapCost",
+    "analysis", "attention", "attention_backward", "attention_weights", "check", "delta_rule", "delta_rule_backward",
+    "errors", "fixed_attention", "fixed_attention_backward", "gated_linear_attention", "gated_linear_attention_backward",
+    "implied_weights", "linear_attention", "linear_attention_backward", "linformer_attention",
+    "linformer_attention_backward", "logsumexp", "masks", "merge", "merge_heads", "models", "performer_attention",
+    "performer_attention_backward", "perplexity", "plot", "positions", "practice", "project_qkv", "random_features",
+    "random_projection", "reach", "recurrence", "recurrence_backward", "repeat_kv", "retention", "retention_backward",
+    "rope", "rwkv7", "rwkv7_backward", "softmax", "sparse", "split_heads", "steps", "strided_attention",
+    "strided_attention_backward", "swap_costs", "token_losses", "topk_attention", "topk_attention_backward", "xpos",
 ]  # fmt: skip
 
-_ON_FIRST_USE = {"check": "practice.check", "models": "models", "plot": "plot", "practice": "practice", "sparse": "sparse"}
+_ON_FIRST_USE = {
+    "analysis": "analysis", "check": "practice.check", "models": "models", "plot": "plot", "practice": "practice",
+    "sparse": "sparse",
+}  # fmt: skip
 _FUNCTIONS = {
     "SparseGrads": "sparse", "reach": "sparse",
     "fixed_attention": "sparse", "fixed_attention_backward": "sparse",
@@ -49,6 +54,8 @@ _FUNCTIONS = {
     "recurrence": "linear.recurrence", "recurrence_backward": "linear.backward",
     "retention": "linear.retention", "retention_backward": "linear.retention",
     "rwkv7": "linear.rwkv7", "rwkv7_backward": "linear.rwkv7",
+    "implied_weights": "analysis", "SwapCost": "analysis", "perplexity": "analysis", "swap_costs": "analysis",
+    "token_losses": "analysis",
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def test_import_loads_numpy_alone():
     loaded = python("import sys, minattn; print(' '.join(sys.modules))").split()
     assert "numpy" in loaded
     assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
-    rooms = tuple(f"minattn.{room}" for room in ("models", "plot", "practice", "cli", "linear", "sparse"))
+    rooms = tuple(f"minattn.{room}" for room in ("models", "plot", "practice", "cli", "linear", "sparse", "analysis"))
     assert not [name for name in loaded if name.startswith(rooms)]
 
 
@@ -56,6 +56,7 @@ ma.topk_attention(q, k, v, keep=2), ma.strided_attention(q, k, v, stride=2), ma.
 out = out + ma.recurrence(q, k, v, log_decay=-np.ones((1, 4, 1)), erase=(-k, k / 8))
 ma.recurrence_backward(out, q, k, v, normalize=True)
 ma.performer_attention(q, k, v, features=5, seed=0, causal=True), ma.linformer_attention(q, k, v, k[0, 0].T, v[0, 0].T)
+ma.implied_weights(ma.recurrence, q, k, v)
 print("done", float(out.sum()))
 """
 
@@ -68,7 +69,7 @@ def test_all_that_is_plain_numpy_works_without_the_rest():
 
 def test_names():
     assert set(ma.__all__) <= set(dir(ma))
-    for name in set(ma.__all__) - {"check", "models", "plot", "practice", "sparse"}:
+    for name in set(ma.__all__) - {"analysis", "check", "models", "plot", "practice", "sparse"}:
         thing = getattr(ma, name)
         assert thing.__doc__
     with pytest.raises(AttributeError, match="has no attribute 'atention'"):
@@ -100,5 +101,6 @@ def test_rooms_import_downward_only():
                 room = next((part for part in full if part), "")
                 if room in order:
                     assert order[room] <= order[here[0]], f"{'.'.join(here)} imports {'.'.join(full)}"
+                    assert {here[0], room} != {"analysis", "models"}, "these two stand side by side"
                     assert not (here[0] == "plot" and room in ("models", "practice")), "plot knows no models"
                     assert not (here[0] == "practice" and room == "plot"), "practice draws nothing"

@@ -33,6 +33,10 @@ class DecayError(MinattnError, ValueError):
     """A log decay outside its range: positive, not a number, or infinite where it must be finite."""
 
 
+class LinearityError(MinattnError, ValueError):
+    """A function that no matrix describes: it is not linear in the argument that was said to be its values."""
+
+
 class BackendError(MinattnError, ValueError):
     """A backend that does not exist here; the text says which do."""
 

@@ -1,0 +1,169 @@
+"""What another attention costs a trained model, without any training: the perplexity that it has then.
+
+    N  tokens of a text       V  vocabulary       E  width of a token's row
+    loss of token n     -log p(token n | the tokens before it), in nats (natural logarithm), (N - 1,): the first has none
+    perplexity          exp of the mean loss: guessing among so many equally likely tokens would be as hard
+
+A model that knows nothing has perplexity V. Attention is replaced by `model.with_attention`, in all layers or in one:
+the other layers then go on as they were trained, on what the changed one gives them.
+"""
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from ..attention import attention
+from ..core.errors import OptionError, ShapeError
+from ..core.mask import Mask
+from ..core.shapes import count
+from ..core.softmax import logsumexp
+
+
+class SwapCost(NamedTuple):
+    """What one replacement costs: its name, the layer (None: all), the mean loss in nats, and its exp."""
+
+    name: str
+    layer: int | None
+    loss: float
+    perplexity: float
+
+
+def token_losses(model, ids, *, chunk=256):
+    """How badly a model predicts each token of a text from those before it, in nats.
+
+    Parameters
+    ----------
+    model : Llama
+    ids : integers, (N,) or (B, N), N at least 2
+    chunk : int
+        Tokens whose logits, one for each of V, are held at a time.
+
+    Returns
+    -------
+    losses : array, (..., N - 1)
+        -log p(ids[n] | ids[:n]) for n from 1 on.
+
+    Raises
+    ------
+    ShapeError
+        If there are fewer than two tokens; and whatever `model.forward` raises.
+
+    Examples
+    --------
+    >>> import numpy as np, minattn as ma
+    >>> m = ma.models.Llama.random(ma.models.LlamaConfig(2, 12, 20, 6, 2, 4, 50, 64))
+    >>> ids = [3, 1, 4, 1, 5]
+    >>> log_p = np.log(ma.softmax(m.forward(ids)))
+    >>> np.allclose(ma.token_losses(m, ids), [-log_p[n - 1, ids[n]] for n in range(1, 5)])
+    True
+    """
+    return _losses(model, model.hidden(ids)[0], ids, chunk)
+
+
+def perplexity(model, ids, *, chunk=256):
+    """exp of the mean of `token_losses`: among how many equally likely tokens the model would have to guess.
+
+    Parameters
+    ----------
+    model, ids, chunk
+        As for `token_losses`.
+
+    Returns
+    -------
+    float
+        1 for a model that is always sure and right, V for one that knows nothing.
+
+    Raises
+    ------
+    ShapeError
+        As `token_losses` does.
+
+    Examples
+    --------
+    >>> import minattn as ma
+    >>> m = ma.models.Llama.random(ma.models.LlamaConfig(2, 12, 20, 6, 2, 4, 50, 64))
+    >>> m.head = 0 * m.head                                   # all logits 0: each of the 50 tokens is as likely
+    >>> round(ma.perplexity(m, [3, 1, 4, 1, 5]), 4)
+    50.0
+    """
+    return _cost("", None, token_losses(model, ids, chunk=chunk)).perplexity
+
+
+def swap_costs(model, ids, swaps, *, layers=(), chunk=256):
+    """The perplexity of a text with the model's own attention, and with others in its place.
+
+    Parameters
+    ----------
+    model : Llama
+    ids, chunk
+        As for `token_losses`.
+    swaps : dict, {name: Mask or function}
+        A mask narrows what each query sees; a function is called as `model.with_attention` says.
+    layers : integers, optional
+        Layers to replace one at a time, besides all of them at once.
+
+    Returns
+    -------
+    list of SwapCost
+        First the model as it is ("own"), then each swap in all layers, then each in each of `layers`.
+
+    Raises
+    ------
+    OptionError
+        If a swap is neither mask nor function, or there is no such layer; and whatever `token_losses` raises.
+
+    Examples
+    --------
+    >>> import minattn as ma
+    >>> m = ma.models.Llama.random(ma.models.LlamaConfig(2, 12, 20, 6, 2, 4, 50, 64))
+    >>> swaps = {"last 2": ma.masks.last(2), "last 9": ma.masks.last(9)}
+    >>> own, narrow, wide, *single = ma.swap_costs(m, [3, 1, 4, 1, 5], swaps, layers=[1])
+    >>> own.perplexity != narrow.perplexity, own.perplexity == wide.perplexity
+    (True, True)
+    >>> [(cost.name, cost.layer) for cost in single]
+    [('last 2', 1), ('last 9', 1)]
+    """
+    swaps, last = {name: _function(name, swap) for name, swap in swaps.items()}, len(model.layers) - 1
+    chosen = [count("a layer", layer, 0) for layer in layers]
+    if max(chosen, default=0) > last:
+        raise OptionError(f"there is no layer {max(chosen)}; the model has layers 0 to {last}")
+    costs = [_cost("own", None, token_losses(model, ids, chunk=chunk))]
+    for name, fn in swaps.items():
+        costs.append(_cost(name, None, token_losses(model.with_attention(fn), ids, chunk=chunk)))
+    x, positions = model.embed(ids), np.arange(np.shape(ids)[-1])
+    single = {}
+    for layer in range(max(chosen, default=-1) + 1):                                  # what is below the layer is as it was
+        for name, fn in swaps.items() if layer in chosen else ():
+            y = model.with_attention({layer: fn}).block(layer, x, positions)
+            for above in range(layer + 1, last + 1):
+                y = model.block(above, y, positions)
+            single[name, layer] = _cost(name, layer, _losses(model, y, ids, chunk))
+        x = model.block(layer, x, positions)
+    return costs + [single[name, layer] for name in swaps for layer in chosen]
+
+
+def _losses(model, x, ids, chunk):
+    """From what the last layer leaves, (..., N, E), a chunk of tokens at a time."""
+    ids, chunk = np.asarray(ids), count("chunk", chunk, 1)
+    if ids.shape[-1] < 2:
+        raise ShapeError(f"ids are {ids.shape}; a loss needs N of at least 2: the first token has nothing before it")
+    losses = np.empty((*ids.shape[:-1], ids.shape[-1] - 1), x.dtype)
+    for start in range(0, losses.shape[-1], chunk):
+        here = slice(start, min(start + chunk, losses.shape[-1]))
+        logits = model.logits(x[..., here, :])                                        # of the tokens before
+        chosen = np.take_along_axis(logits, ids[..., start + 1:here.stop + 1, None], axis=-1)[..., 0]
+        losses[..., here] = logsumexp(logits) - chosen
+    return losses
+
+
+def _cost(name, layer, losses):
+    loss = float(losses.mean(dtype=np.float64))
+    return SwapCost(name, layer, loss, float(np.exp(loss)))
+
+
+def _function(name, swap):
+    if isinstance(swap, Mask):
+        return partial(attention, mask=swap)
+    if not callable(swap):
+        raise OptionError(f"swaps[{name!r}] is {type(swap).__name__}; it must be a Mask or a function like attention")
+    return swap
