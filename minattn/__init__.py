@@ -32,8 +32,9 @@ __all__ = [
     "linformer_attention_backward", "logsumexp", "masks", "merge", "merge_heads", "models", "performer_attention",
     "performer_attention_backward", "perplexity", "plot", "positions", "practice", "project_qkv", "random_features",
     "random_projection", "reach", "recurrence", "recurrence_backward", "repeat_kv", "retention", "retention_backward",
-    "rope", "rwkv7", "rwkv7_backward", "softmax", "sparse", "split_heads", "steps", "strided_attention",
-    "strided_attention_backward", "swap_costs", "token_losses", "topk_attention", "topk_attention_backward", "xpos",
+    "rope", "rwkv7", "rwkv7_backward", "selective_scan", "selective_scan_backward", "softmax", "sparse", "split_heads",
+    "steps", "strided_attention", "strided_attention_backward", "swap_costs", "token_losses", "topk_attention",
+    "topk_attention_backward", "xpos",
 ]  # fmt: skip
 
 _ON_FIRST_USE = {
@@ -53,6 +54,7 @@ _FUNCTIONS = {
     "random_features": "linear.features", "random_projection": "linear.features",
     "recurrence": "linear.recurrence", "recurrence_backward": "linear.backward",
     "retention": "linear.retention", "retention_backward": "linear.retention",
+    "selective_scan": "linear.mamba", "selective_scan_backward": "linear.mamba_backward",
     "rwkv7": "linear.rwkv7", "rwkv7_backward": "linear.rwkv7",
     "implied_weights": "analysis", "SwapCost": "analysis", "perplexity": "analysis", "swap_costs": "analysis",
     "token_losses": "analysis",

@@ -20,16 +20,11 @@ import numpy as np
 from ..attention import attention
 from ..core.cache import KVCache
 from ..core.errors import CacheError, DtypeError, OptionError, ShapeError, TokenError
-from ..core.pointwise import silu
+from ..core.pointwise import rms_norm, silu
 from ..core.projection import merge_heads, project_qkv, split_heads
 from ..core.rope import rope
 from ..core.shapes import as_array
 from . import generation
-
-
-def rms_norm(x, weight, eps):
-    """Each row of (..., E) divided by its root mean square, then scaled channel by channel."""
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
 
 
 def swiglu(x, w_gate, w_up, w_down):

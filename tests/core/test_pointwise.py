@@ -1,10 +1,10 @@
-"""Gates that overflow nowhere, and a norm that takes away shift and scale."""
+"""Gates that overflow nowhere, and norms that take away scale, or shift and scale."""
 import math
 
 import numpy as np
 import pytest
 
-from minattn.core.pointwise import head_norm, sigmoid, silu
+from minattn.core.pointwise import head_norm, rms_norm, sigmoid, silu, softplus
 
 
 def test_sigmoid_and_silu_by_their_formulas():
@@ -14,6 +14,21 @@ def test_sigmoid_and_silu_by_their_formulas():
     np.testing.assert_allclose(silu(x), x * want, atol=1e-14)
     np.testing.assert_array_equal(sigmoid(np.array([-np.inf, -1e9, 1e9, np.inf])), [0, 0, 1, 1])
     assert sigmoid(x.astype(np.float32)).dtype == np.float32
+
+
+def test_softplus_by_its_formula_and_far_away():
+    x = np.linspace(-30, 30, 41)
+    np.testing.assert_allclose(softplus(x), [math.log1p(math.exp(a)) for a in x], rtol=1e-14)
+    np.testing.assert_array_equal(softplus(np.array([-np.inf, -1e9, 1e9, np.inf])), [0, 0, 1e9, np.inf])
+    np.testing.assert_allclose(softplus(np.array([-50.0, -200.0])), np.exp([-50.0, -200.0]), rtol=1e-14)
+    assert softplus(x.astype(np.float32)).dtype == np.float32
+
+
+def test_rms_norm_forgets_the_scale_of_a_row():
+    x, weight = np.random.default_rng(0).standard_normal((2, 3, 5)), np.arange(1.0, 6)
+    got = rms_norm(x, weight, 0)
+    np.testing.assert_allclose(rms_norm(100 * x, weight, 0), got, rtol=1e-12)
+    np.testing.assert_allclose(np.mean((got / weight) ** 2, axis=-1), 1, rtol=1e-12)
 
 
 def test_the_norm_of_a_head_forgets_shift_and_scale():
