@@ -67,3 +67,7 @@ class DependencyError(MinattnError, ImportError):
 
 class LessonError(MinattnError, ValueError):
     """A lesson that cannot be read as a notebook, or an exercise in another form than a lesson's."""
+
+
+class KernelError(MinattnError, RuntimeError):
+    """A GPU kernel that raised in the simulator; the text names thread and line."""
