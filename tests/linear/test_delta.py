@@ -101,11 +101,16 @@ def test_what_is_refused(tokens):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["recurrent", "chunked"])
-def test_equals_transformers_gated_delta_rule(need, tokens, close, form):
-    torch, theirs = need("torch"), need("transformers.models.qwen3_next.modeling_qwen3_next")
-    given = draw(tokens, 6, 70, "token", np.float32, H=3, G=3, D=8, Dv=6)
+@pytest.mark.parametrize("theirs", ["torch_recurrent_gated_delta_rule", "torch_chunk_gated_delta_rule"])
+def test_equals_transformers_gated_delta_rule(need, tokens, close, theirs, form):
+    """Both of its forms divide q and k by their lengths if asked to, and always multiply q by 1 / sqrt(D)."""
+    torch, module = need("torch"), need("transformers.models.qwen3_next.modeling_qwen3_next")
+    given = draw(tokens, 6, 150, "token", np.float32, H=3, G=3, D=8, Dv=6)
+    given["k"] *= np.random.default_rng(6).uniform(0.5, 2, given["beta"].shape)[..., None].astype(np.float32)
     q, k, v, g, beta = (torch.from_numpy(given[name]).transpose(1, 2) for name in ("q", "k", "v", "log_decay", "beta"))
-    want, end = theirs.torch_recurrent_gated_delta_rule(q, k, v, g, beta, torch.from_numpy(given["state"]), True)
+    want, end = getattr(module, theirs)(q, k, v, g, beta, initial_state=torch.from_numpy(given["state"]), output_final_state=True,
+                                        use_qk_l2norm_in_kernel=True)              # fmt: skip
+    given |= {name: given[name] / np.linalg.norm(given[name], axis=-1, keepdims=True) for name in "qk"}
     got, state = ma.delta_rule(**given, scale=8**-0.5, form=form, return_state=True)
     close(got, want.transpose(1, 2).numpy(), 1e-5)
     close(state, end.numpy(), 1e-5)
