@@ -117,6 +117,8 @@ def broadcast_lead(**leads):
 
 def sum_to(array, shape):
     """The gradient of broadcasting: sum `array` over every axis along which `shape` was stretched to it."""
+    if array.shape == shape:                                      # NumPy takes long over a sum along no axis at all
+        return array
     array = array.sum(axis=tuple(range(array.ndim - len(shape))))
     stretched = tuple(axis for axis, size in enumerate(shape) if size == 1 and array.shape[axis] != 1)
     return array.sum(axis=stretched, keepdims=True)
