@@ -40,7 +40,7 @@ class Scan:
     a: np.ndarray                     # (E, n)
     b: np.ndarray                     # (P, N, n)
     c: np.ndarray                     # (P, N, n)
-    d: np.ndarray                     # (E,), zeros without a skip
+    d: np.ndarray | None              # (E,)
     z: np.ndarray | None              # (P, N, E)
     state: np.ndarray                 # (P, E, n)
     hold: bool                        # zero-order hold
@@ -62,7 +62,7 @@ class Scan:
 
     def finish(self, read):
         """The output from what was read, h_t c_t."""
-        out = read + self.d * self.x
+        out = read if self.d is None else read + self.d * self.x
         return out if self.z is None else out * silu(self.z)
 
     def restore(self, array):
@@ -203,10 +203,10 @@ def prepare(x, delta, a, b, c, d, z, discretization, state):
     rows, work = math.prod(lead), working_type(dtype)
     flat: dict[str, Any] = {name: np.broadcast_to(array, (*lead, *array.shape[-2:])).reshape(rows, *array.shape[-2:])
                             for name, array in tokens.items()}  # fmt: skip
-    flat |= {"a": arrays["a"], "d": arrays.get("d", np.zeros(sizes["E"]))}
-    if state is None:
-        flat["state"] = np.zeros((rows, *arrays["a"].shape))
-    flat = {"z": None} | {name: array.astype(work, copy=False) for name, array in flat.items()}
+    flat |= {"a": arrays["a"], "state": flat.get("state", np.zeros((rows, *arrays["a"].shape)))}
+    if d is not None:
+        flat["d"] = arrays["d"]
+    flat = {"d": None, "z": None} | {name: array.astype(work, copy=False) for name, array in flat.items()}
     return Scan(**flat, hold=discretization == "zoh", lead=lead, dtype=dtype)
 
 

@@ -78,13 +78,14 @@ def selective_scan_backward(dout, x, delta, a, b, c, *, d=None, z=None, discreti
         firsts.append(s.states(here, firsts[-1])[1][:, -1])
 
     dx, ddelta, db, dc, dz = (np.zeros_like(array) for array in (s.x, s.x, s.b, s.c, s.x))
-    da, dd, rate = np.zeros_like(s.a), np.zeros_like(s.d), np.where(np.isinf(s.a), 0, s.a)     # exp(-inf) has no slope
+    skip = np.zeros_like(s.x[0, 0]) if s.d is None else s.d
+    da, dd, rate = np.zeros_like(s.a), np.zeros_like(skip), np.where(np.isinf(s.a), 0, s.a)    # exp(-inf) has no slope
     for here, first in zip(reversed(chunks), reversed(firsts), strict=bool(chunks)):
         keep, h = s.states(here, first)                                            # (P, C, E, n)
         x_, delta_, b_, c_, dy = s.x[:, here], s.delta[:, here], s.b[:, here, None], s.c[:, here, None], dout[:, here]
         if s.z is not None:
             gate, z_ = sigmoid(s.z[:, here]), s.z[:, here]
-            read = (h @ c_.swapaxes(-1, -2))[..., 0] + s.d * x_
+            read = (h @ c_.swapaxes(-1, -2))[..., 0] + skip * x_
             dz[:, here] = dy * read * gate * (1 + z_ * (1 - gate))
             dy = dy * gate * z_
         dc[:, here] = (dy[..., None, :] @ h)[..., 0, :]
@@ -104,7 +105,7 @@ def selective_scan_backward(dout, x, delta, a, b, c, *, d=None, z=None, discreti
             dg += dh * amount[..., None] * b_ * held_slope(g)
         damount = (dwrite @ b_.swapaxes(-1, -2))[..., 0]                           # of delta x
         db[:, here] = (amount[..., None, :] @ dwrite)[..., 0, :]
-        dx[:, here] = delta_ * damount + s.d * dy
+        dx[:, here] = delta_ * damount + skip * dy
         ddelta[:, here] = x_ * damount + (dg * rate).sum(axis=-1)
         da += (delta_[..., None] * dg).sum(axis=(0, 1))
 
