@@ -1,7 +1,7 @@
 """When and how the kernels are compiled: on first use, kept on disk, and never stale.
 
 Numba keeps a compiled function under the time stamp of its own file, but what is compiled into it comes from several
-files. So the folder of the cache is named after the text of all files of this package: an edit anywhere is a new folder.
+files. So the folder of the cache is named after the text of all that kernels are made of: an edit anywhere is a new folder.
 It lies in NUMBA_CACHE_DIR where that is set, else in the user's cache folder.
 """
 import functools
@@ -40,7 +40,8 @@ class Notice(event.Listener):
 @functools.cache
 def folder():
     """The cache folder of exactly these sources (and of the names of tiles, which are compiled in)."""
-    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(blocks.__file__)]
+    here = Path(__file__).parent
+    sources = [*sorted(here.glob("*.py")), *sorted((here.parent / "linear").glob("kernels*.py")), Path(blocks.__file__)]
     text = b"".join(path.read_bytes() for path in sources)
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     root = numba.config.CACHE_DIR or os.path.join(cache, "minattn")

@@ -24,7 +24,8 @@ from .inputs import prepare
 from .recurrence import run
 
 
-def delta_rule(q, k, v, *, beta, log_decay=None, scale=1.0, form="chunked", chunk=64, state=None, return_state=False):
+def delta_rule(q, k, v, *, beta, log_decay=None, scale=1.0, form="chunked", chunk=64, state=None, return_state=False,
+               backend="auto"):  # fmt: skip
     """Linear attention that corrects what it holds: each write is of the difference between the value and what k reads.
 
     Parameters
@@ -37,7 +38,7 @@ def delta_rule(q, k, v, *, beta, log_decay=None, scale=1.0, form="chunked", chun
         How much of the difference is written.
     log_decay : array, (..., G, N) or (..., G, N, D), optional
         With it this is the gated delta rule: the state decays before it is read, erased and written.
-    scale, form, chunk, state, return_state
+    scale, form, chunk, state, return_state, backend
         As for `recurrence`.
 
     Returns
@@ -47,7 +48,7 @@ def delta_rule(q, k, v, *, beta, log_decay=None, scale=1.0, form="chunked", chun
 
     Raises
     ------
-    ShapeError, DecayError, OptionError
+    ShapeError, DecayError, OptionError, BackendError
         As for `recurrence`; beta must have the axes of k without D.
 
     References
@@ -62,7 +63,7 @@ def delta_rule(q, k, v, *, beta, log_decay=None, scale=1.0, form="chunked", chun
     >>> ma.delta_rule(k, k, v, beta=np.ones((1, 3))).ravel(), ma.recurrence(k, k, v).ravel()      # replaced; summed
     (array([10., 20., 30.]), array([10., 20., 40.]))
     """
-    return run(_inputs(q, k, v, beta, log_decay, scale, state), form, chunk, return_state)
+    return run(_inputs(q, k, v, beta, log_decay, scale, state), form, chunk, return_state, backend=backend)
 
 
 class Grads(NamedTuple):

@@ -18,7 +18,8 @@ from .backward import recurrence_backward
 from .recurrence import recurrence
 
 
-def gated_linear_attention(q, k, v, *, log_decay, scale=1.0, form="chunked", chunk=64, state=None, return_state=False):
+def gated_linear_attention(q, k, v, *, log_decay, scale=1.0, form="chunked", chunk=64, state=None, return_state=False,
+                           backend="auto"):  # fmt: skip
     """Linear attention whose state is decayed channel by channel, by gates that each token sets.
 
     Parameters
@@ -28,7 +29,7 @@ def gated_linear_attention(q, k, v, *, log_decay, scale=1.0, form="chunked", chu
     v : array, (..., G, N, Dv)
     log_decay : array, (..., G, N, D) or (..., G, N)
         Natural log of the gates; 0 keeps, -inf forgets.
-    scale, form, chunk, state, return_state
+    scale, form, chunk, state, return_state, backend
         As for `recurrence`.
 
     Returns
@@ -38,7 +39,7 @@ def gated_linear_attention(q, k, v, *, log_decay, scale=1.0, form="chunked", chu
 
     Raises
     ------
-    ShapeError, DecayError
+    ShapeError, DecayError, BackendError
         As for `recurrence`.
 
     References
@@ -53,7 +54,8 @@ def gated_linear_attention(q, k, v, *, log_decay, scale=1.0, form="chunked", chu
     >>> ma.gated_linear_attention(q, k, v, log_decay=np.log(gates)).ravel()
     array([ 2.  ,  5.5 , 12.25])
     """
-    return recurrence(q, k, v, log_decay=log_decay, scale=scale, form=form, chunk=chunk, state=state, return_state=return_state)
+    return recurrence(q, k, v, log_decay=log_decay, scale=scale, form=form, chunk=chunk, state=state, return_state=return_state,
+                      backend=backend)  # fmt: skip
 
 
 class Grads(NamedTuple):

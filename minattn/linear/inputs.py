@@ -35,7 +35,8 @@ class Inputs:
 
     def finish(self, read):
         """(P, R, N, Dv) from what the queries read: the normaliser, where there is one, is its last column."""
-        return self.scale * (divided(read) if self.normalize else read)
+        out = divided(read) if self.normalize else read
+        return out if self.scale == 1 else self.scale * out
 
     def restore(self, out):
         """(P, R, N, Dv) with the caller's axes, in the type of the results."""
@@ -62,7 +63,9 @@ def divided(read):
     """What was read, divided by its last column, the normaliser; 0 / 0 is 0: nothing was written yet."""
     top, bottom = read[..., :-1], read[..., -1:]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where((top == 0) & (bottom == 0), 0, top / bottom)
+        out = top / bottom
+    empty = bottom == 0
+    return np.where(empty & (top == 0), 0, out) if empty.any() else out
 
 
 def prepare(q, k, v, *, log_decay=None, erase=None, normalize=False, scale=1.0, state=None, names=None,

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..backends import choose
 from ..core import inputs as pairwise
 from ..core.errors import OptionError, ShapeError
 from ..core.reference import group, product, ungroup
@@ -54,7 +55,7 @@ def parallel(x: Inputs):
 
 
 def linear_attention(q, k, v, *, feature_map: Any = "elu", causal=True, normalize=True, form="chunked", chunk=64, state=None,
-                     return_state=False):  # fmt: skip
+                     return_state=False, backend="auto"):  # fmt: skip
     """Attention with the weights phi(q) . phi(k), in time that grows with the length and not with its square.
 
     Parameters
@@ -72,6 +73,8 @@ def linear_attention(q, k, v, *, feature_map: Any = "elu", causal=True, normaliz
         "parallel" forms all N x S weights, the others never do; without `causal` both sum over the keys first.
     chunk, state, return_state
         As for `recurrence`; a state needs causal=True.
+    backend : {"auto", "numpy", "cpu"}
+        As for `recurrence`. The parallel form is NumPy's alone, and so is what is not causal: a few matrix products.
 
     Returns
     -------
@@ -107,11 +110,12 @@ def linear_attention(q, k, v, *, feature_map: Any = "elu", causal=True, normaliz
     q, k = (_features(feature_map, name, a.astype(working_type(dtype))) for name, a in (("q", q), ("k", k)))
     if causal:
         x = replace(prepare(q, k, v, normalize=normalize, state=state), dtype=dtype)
-        return run(x, form, chunk, return_state, FORMS | {"parallel": lambda x, chunk: parallel(x)})
+        return run(x, form, chunk, return_state, FORMS | {"parallel": lambda x, chunk: parallel(x)}, backend=backend)
     if state is not None or return_state:
         raise OptionError(NO_STATE)
     if form not in (*FORMS, "parallel"):
         raise OptionError(f"form is {form!r}; it must be one of 'recurrent', 'chunked', 'parallel'")
+    choose(backend, 0, compiled=False)                                             # refuses a name that there is not
     return _all_keys(q, k, v, normalize, form == "parallel").astype(dtype, copy=False)
 
 

@@ -32,7 +32,7 @@ from .recurrence import recurrence
 
 
 def performer_attention(q, k, v, *, features, kind="positive", orthogonal=True, seed=None, causal=False, form="chunked",
-                        chunk=64, state=None, return_state=False):  # fmt: skip
+                        chunk=64, state=None, return_state=False, backend="auto"):  # fmt: skip
     """Softmax attention estimated by random features, in time that grows with the length and not with its square.
 
     Parameters
@@ -54,6 +54,8 @@ def performer_attention(q, k, v, *, features, kind="positive", orthogonal=True, 
         As for `recurrence`; a state needs causal=True.
     state : array, (..., G, width of phi, Dv + 2), optional
         What an earlier call returned: sums of values, the normaliser, and `top`, by which both are lowered.
+    backend : {"auto", "numpy", "cpu"}
+        As for `linear_attention`.
 
     Returns
     -------
@@ -88,7 +90,7 @@ def performer_attention(q, k, v, *, features, kind="positive", orthogonal=True, 
     x = _lift(q, k, v, features, kind, orthogonal, seed, causal, state)
     if causal:
         out, held = recurrence(x.phi_q, x.phi_k, v, log_decay=x.log_decay, normalize=True, form=form, chunk=chunk,
-                               state=x.held, return_state=True)  # fmt: skip
+                               state=x.held, return_state=True, backend=backend)  # fmt: skip
         out = out.astype(x.dtype, copy=False)
         if not return_state:
             return out
@@ -96,7 +98,8 @@ def performer_attention(q, k, v, *, features, kind="positive", orthogonal=True, 
         return out, np.concatenate([held, np.broadcast_to(top, (*held.shape[:-1], 1))], axis=-1)
     if return_state:
         raise OptionError(NO_STATE)
-    return linear_attention(x.phi_q, x.phi_k, v, feature_map=_as_it_is, causal=False, form=form).astype(x.dtype, copy=False)
+    out = linear_attention(x.phi_q, x.phi_k, v, feature_map=_as_it_is, causal=False, form=form, backend=backend)
+    return out.astype(x.dtype, copy=False)
 
 
 def performer_attention_backward(dout, q, k, v, *, features, kind="positive", orthogonal=True, seed=None, causal=False,

@@ -18,8 +18,11 @@ section 3; the decay inside a chunk that of Yang et al. 2024, "Gated Linear Atte
 A(i, j) is never a quotient exp(c_i) / exp(c_j) of cumulated decays: that overflows at g = -50 and is NaN at -inf. Each
 exponent is a sum over its own segment (`cuts`), so every factor lies between 0 and 1, and age 0 is exactly 1.
 """
+import importlib
+
 import numpy as np
 
+from ..backends import choose
 from ..core.errors import OptionError
 from ..core.reference import product
 from ..core.shapes import count
@@ -134,18 +137,31 @@ def fill(a, size):
 FORMS = {"recurrent": lambda x, chunk: recurrent(x), "chunked": chunked}
 
 
-def run(x: Inputs, form, chunk, return_state, forms=FORMS):
+def run(x: Inputs, form, chunk, return_state, forms=FORMS, *, backend):
     """The form by its name, and its results with the caller's axes."""
     if form not in forms:
         raise OptionError(f"form is {form!r}; it must be one of {', '.join(map(repr, forms))}")
+    compute = kernel(x, form, backend) or forms[form]
     with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
-        read, state = forms[form](x, count("chunk", chunk, 1))
+        read, state = compute(x, count("chunk", chunk, 1))
         out = x.restore(x.finish(read))
     return (out, x.restore_key(state)) if return_state else out
 
 
+def kernel(x: Inputs, form, backend):
+    """The compiled form of that name where the backend is "cpu" and it has one; None where NumPy computes."""
+    if backend == "cpu" and form not in FORMS:
+        raise OptionError(f"backend 'cpu' has no form {form!r}, only {', '.join(map(repr, FORMS))}; backend='numpy' has it")
+    compiled = x.v.dtype == np.float32 and form in FORMS
+    name = choose(backend, x.k.shape[1] * x.state.size, compiled=compiled)         # as many numbers as all states S_t hold
+    if name != "cpu" or not compiled:
+        return None
+    cpu = importlib.import_module("minattn.linear.cpu")
+    return cpu.FORMS[form] if cpu.can_start() else None
+
+
 def recurrence(q, k, v, *, log_decay=None, erase=None, normalize=False, scale=1.0, form="chunked", chunk=64, state=None,
-               return_state=False):  # fmt: skip
+               return_state=False, backend="auto"):  # fmt: skip
     """The state that all linear mechanisms keep, S_t = diag(exp g_t) S_{t-1} + a_t (b_t^T S_{t-1}) + k_t v_t^T, and q_t S_t.
 
     Parameters
@@ -170,6 +186,9 @@ def recurrence(q, k, v, *, log_decay=None, erase=None, normalize=False, scale=1.
         What an earlier call returned, with Dv + 1 columns under `normalize`; None starts empty.
     return_state : bool
         Also return the state after the last token, float32 or better.
+    backend : {"auto", "numpy", "cpu"}
+        "numpy" is plain NumPy; "cpu" is, in float32 and 16 bits, a Numba kernel that is compiled when first used, whose
+        chunks are of at most 16 tokens, and in float64 NumPy. "auto" is "cpu" unless the problem is tiny or Numba absent.
 
     Returns
     -------
@@ -184,6 +203,8 @@ def recurrence(q, k, v, *, log_decay=None, erase=None, normalize=False, scale=1.
         If a log decay is positive or NaN.
     OptionError
         If form or chunk is none that exists, or erase is no pair.
+    BackendError
+        If the backend is none that exists, or needs Numba where there is none.
 
     References
     ----------
@@ -200,4 +221,4 @@ def recurrence(q, k, v, *, log_decay=None, erase=None, normalize=False, scale=1.
     (array([1., 2., 4.]), array([4.]))
     """
     x = prepare(q, k, v, log_decay=log_decay, erase=erase, normalize=normalize, scale=scale, state=state)
-    return run(x, form, chunk, return_state)
+    return run(x, form, chunk, return_state, backend=backend)

@@ -35,7 +35,7 @@ def parallel(x: Inputs):
     return out, (np.exp(g * len(n)) * state + (k * left).swapaxes(-1, -2) @ v)[:, 0]
 
 
-def retention(q, k, v, *, log_decay, form="chunked", chunk=64, state=None, return_state=False):
+def retention(q, k, v, *, log_decay, form="chunked", chunk=64, state=None, return_state=False, backend="auto"):
     """Retention of every query over the keys up to its own position.
 
     Parameters
@@ -53,6 +53,8 @@ def retention(q, k, v, *, log_decay, form="chunked", chunk=64, state=None, retur
         What an earlier call returned; None starts empty.
     return_state : bool
         Also return the state after the last token.
+    backend : {"auto", "numpy", "cpu"}
+        As for `recurrence`; the parallel form is NumPy's alone.
 
     Returns
     -------
@@ -78,7 +80,7 @@ def retention(q, k, v, *, log_decay, form="chunked", chunk=64, state=None, retur
     array([1.  , 1.5 , 1.75])
     """
     x = _inputs(q, k, v, log_decay, state)
-    return run(x, form, chunk, return_state, {"parallel": lambda x, chunk: parallel(x)} | FORMS)
+    return run(x, form, chunk, return_state, {"parallel": lambda x, chunk: parallel(x)} | FORMS, backend=backend)
 
 
 def retention_backward(dout, q, k, v, *, log_decay, chunk=64, state=None, dstate=None):

@@ -22,7 +22,7 @@ from .inputs import prepare
 from .recurrence import run
 
 
-def rwkv7(r, log_w, k, v, kappa, a, *, form="chunked", chunk=64, state=None, return_state=False):
+def rwkv7(r, log_w, k, v, kappa, a, *, form="chunked", chunk=64, state=None, return_state=False, backend="auto"):
     """The state of RWKV-7's time mixing, and what r reads from it.
 
     Parameters
@@ -35,7 +35,7 @@ def rwkv7(r, log_w, k, v, kappa, a, *, form="chunked", chunk=64, state=None, ret
     kappa : array, (..., G, N, D)
         Taken as it is; of length 1 in the paper.
     a : array, (..., G, N, D)
-    form, chunk, state, return_state
+    form, chunk, state, return_state, backend
         As for `recurrence`.
 
     Returns
@@ -45,7 +45,7 @@ def rwkv7(r, log_w, k, v, kappa, a, *, form="chunked", chunk=64, state=None, ret
 
     Raises
     ------
-    ShapeError, DecayError, OptionError
+    ShapeError, DecayError, OptionError, BackendError
         As for `recurrence`, in the names used here.
 
     References
@@ -61,7 +61,7 @@ def rwkv7(r, log_w, k, v, kappa, a, *, form="chunked", chunk=64, state=None, ret
     >>> np.allclose(no_erase, ma.gated_linear_attention(r, k, v, log_decay=keep))
     True
     """
-    return run(_inputs(r, log_w, k, v, kappa, a, state), form, chunk, return_state)
+    return run(_inputs(r, log_w, k, v, kappa, a, state), form, chunk, return_state, backend=backend)
 
 
 class Grads(NamedTuple):

@@ -78,7 +78,8 @@ def quadratic(x: Inputs):
     return out, state[:, 0]
 
 
-def ssd(x, delta, a, b, c, *, d=None, form="chunked", chunk=64, state=None, return_state=False):
+def ssd(x, delta, a, b, c, *, d=None, form="chunked", chunk=64, state=None, return_state=False,
+        backend="auto"):  # fmt: skip
     """Mamba-2's state space model: a state that fades over the time each token says passes, at one rate a head.
 
     Parameters
@@ -100,6 +101,8 @@ def ssd(x, delta, a, b, c, *, d=None, form="chunked", chunk=64, state=None, retu
         What an earlier call returned; None starts empty.
     return_state : bool
         Also return the state after the last token, float32 or better.
+    backend : {"auto", "numpy", "cpu"}
+        As for `recurrence`; the quadratic form is NumPy's alone.
 
     Returns
     -------
@@ -130,7 +133,7 @@ def ssd(x, delta, a, b, c, *, d=None, form="chunked", chunk=64, state=None, retu
     """
     s = _inputs(x, delta, a, b, c, d, state)
     inputs = prepare(s.q, s.k, s.v, log_decay=s.g, state=state)
-    result = run(inputs, form, chunk, return_state, FORMS | {"quadratic": lambda x, chunk: quadratic(x)})
+    result = run(inputs, form, chunk, return_state, FORMS | {"quadratic": lambda x, chunk: quadratic(x)}, backend=backend)
     out, *end = result if return_state else (result,)
     out = (out if d is None else out + s.d * s.x).astype(s.dtype, copy=False)
     return (out, *end) if return_state else out
