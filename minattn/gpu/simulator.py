@@ -37,7 +37,7 @@ def simulate(kernel, grid, block, *arguments, order="ascending"):
         As it would be given to `cuda.jit`: a plain function whose global or closure variable `cuda` is replaced.
     grid, block : int or tuple of up to three ints
         Blocks in the launch, and threads in a block, at most 1024.
-    *arguments : arrays and numbers
+    *arguments : arrays, numbers, and named tuples of them
         Arrays are global memory and are written in place.
     order : {"ascending", "descending"} or int
         In which order threads take turns; an int is the seed of a random order, drawn anew each time.
@@ -137,8 +137,15 @@ class Launch:
         self.thread: Any = None                                       # whose turn it is, or was last
         self.ledger, self.main = Ledger(), greenlet.getcurrent()
         self.kernel = bind(kernel, Cuda(self))
-        self.arguments = [Watched(a, name, "global", self) if isinstance(a, np.ndarray) else a
-                          for name, a in zip(names, arguments, strict=True)]  # fmt: skip
+        self.arguments = [self.watched(a, name) for name, a in zip(names, arguments, strict=True)]
+
+    def watched(self, argument: Any, name):
+        """An array as global memory; a named tuple with its arrays so."""
+        if isinstance(argument, np.ndarray):
+            return Watched(argument, name, "global", self)
+        if isinstance(argument, tuple):
+            return type(argument)(*map(self.watched, argument, argument._fields))
+        return argument
 
     def run(self):
         for index in np.ndindex(self.grid[::-1]):

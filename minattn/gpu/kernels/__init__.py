@@ -1,0 +1,8 @@
+"""The ladder: attention as CUDA kernels, from the first that works to tensor cores, each compared with the one before.
+
+    1  naive.py      the definition: all scores, then the softmax, then the values
+    2  rows.py       FlashAttention with one thread a query row
+
+Every factory `make_...(D, block_q, block_k, biased, capped)` returns plain Python over a global `cuda`, whose argument `x` is
+a `problem.Given`; `launches(problem)` says over which grid it runs. The simulator runs that, `numba.cuda` compiles it.
+"""

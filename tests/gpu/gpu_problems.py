@@ -1,0 +1,50 @@
+"""Problems for the kernels, and what they are held to: the reference in float64, on a simulated GPU."""
+import numpy as np
+
+from minattn.core import masks, reference
+from minattn.core.blocks import block_map
+from minattn.core.inputs import prepare
+from minattn.core.mask import Mask
+from minattn.gpu.problem import problem
+from minattn.gpu.simulator import simulate
+
+EVERYTHING = Mask(lambda i, j: j >= 0)
+CASES = {
+    "full, ragged": {},
+    "causal": {"causal": True},
+    "causal, more queries than keys": {"causal": True, "N": 21, "S": 10},             # the first rows see nothing
+    "window, first token": {"mask": masks.last(5) | masks.first(1), "causal": True},
+    "heads of their own": {"mask": Mask(lambda b, h, i, j: (i + h) % 3 != j % 3)},
+    "nothing": {"mask": masks.first(0)},
+    "rows of unequal length": {"mask": masks.padding([13, 4]), "B": 2},
+    "softcap and bias of heads": {"softcap": 2.0, "bias": (1, 4, 1, 19), "causal": True},
+    "bias of rows": {"bias": (2, 1, 21, 1), "B": 2},
+    "huge logits": {"scale": 1e3},
+    "one query": {"N": 1, "causal": True},
+    "one key": {"S": 1},
+}
+
+
+def drawn(case, D=8, block_q=8, block_k=4, seed=0, dims=(8, 16)):
+    """(problem, inputs) of a case by its name."""
+    options = dict(CASES[case])
+    B, N, S = options.pop("B", 1), options.pop("N", 21), options.pop("S", 19)
+    rng = np.random.default_rng(seed)
+    q, k, v = (rng.standard_normal((B, heads, length, D)).astype(np.float32) for heads, length in [(4, N), (2, S), (2, S)])
+    if "bias" in options:
+        options["bias"] = rng.standard_normal(options["bias"])
+    x = prepare(q, k, v, **options)
+    blocks = block_map(EVERYTHING if x.rule is None else x.rule, x.grid(), block_q, block_k)
+    return problem(x.q, x.k, x.v, blocks, scale=x.scale, softcap=x.softcap, bias=x.bias, dims=dims), x
+
+
+def expected(x):
+    """(out, lse) of the reference in float64, of the same inputs."""
+    wide = {name: a.astype(np.float64) for name, a in zip("qkv", (x.q, x.k, x.v), strict=True)}
+    out, _, lse = reference.forward(type(x)(**{**vars(x), **wide, "dtype": np.dtype(np.float64)}))
+    return out, lse
+
+
+def run(launches, order="ascending"):
+    """Simulate launches one after the other; their reports."""
+    return [simulate(launch.kernel, launch.grid, launch.block, *launch.arguments, order=order) for launch in launches]

@@ -1,0 +1,23 @@
+"""Every kernel of the ladder on a simulated GPU: the reference's numbers, and not one problem seen."""
+import numpy as np
+import pytest
+
+pytest.importorskip("minattn.gpu.simulator", reason="greenlet is not installed", exc_type=ImportError)
+
+from gpu_problems import CASES, drawn, expected, run
+
+from minattn.gpu.kernels import naive, rows
+
+LADDER = {"naive": naive, "rows": rows}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("rung", LADDER)
+def test_equals_the_reference_and_is_silent(rung, case):
+    problem, x = drawn(case)
+    for report in run(LADDER[rung].launches(problem)):
+        assert not report.problems, str(report)
+    out, lse = expected(x)
+    np.testing.assert_allclose(problem.given.out.reshape(out.shape), out, rtol=0, atol=1e-5 * max(1, np.abs(out).max()))
+    np.testing.assert_allclose(problem.given.lse.reshape(lse.shape), lse, rtol=1e-5, atol=1e-5)
+    assert (problem.given.out.reshape(out.shape)[np.isneginf(lse)] == 0).all()
