@@ -143,7 +143,7 @@ class Launch:
         """An array as global memory; a named tuple with its arrays so."""
         if isinstance(argument, np.ndarray):
             return Watched(argument, name, "global", self)
-        if isinstance(argument, tuple):
+        if hasattr(argument, "_fields"):
             return type(argument)(*map(self.watched, argument, argument._fields))
         return argument
 
