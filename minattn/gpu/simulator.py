@@ -20,7 +20,7 @@ from ..core.errors import DependencyError, KernelError, OptionError
 from .ledger import WARP, Ledger
 from .report import Problem, Report
 from .toolkit import Cuda, bind
-from .watch import Watched, site
+from .watch import Local, Watched, site
 
 try:
     import greenlet
@@ -264,15 +264,21 @@ class Launch:
         thread, n = self.thread, self.thread.arrays
         thread.arrays += 1
         if n not in thread.block.shared:
-            thread.block.shared[n] = self.new(shape, dtype, "shared")
+            name, dtype = named("shared"), plain(dtype)
+            blank = np.full(shape, np.nan if dtype.kind == "f" else 0, dtype)
+            thread.block.shared[n] = Watched(blank, name, "shared", self, filled=False)
         return thread.block.shared[n]
 
     def local(self, shape, dtype, alignment=None):
-        return self.new(shape, dtype, "local")
+        return Local(shape if isinstance(shape, tuple) else (shape,), plain(dtype), named("local"), self)
 
-    def new(self, shape, dtype, space):
-        """An array that holds nothing yet, named as the kernel's line names it."""
-        named = re.match(r"\s*(\w+)\s*=", linecache.getline(*site()))
-        dtype = np.dtype(getattr(dtype, "name", dtype))               # Numba's types have NumPy's names
-        filler = np.nan if dtype.kind == "f" else 0
-        return Watched(np.full(shape, filler, dtype), named[1] if named else f"a {space} array", space, self, filled=False)
+
+def plain(dtype):
+    """NumPy's type; Numba's have the same names."""
+    return np.dtype(getattr(dtype, "name", dtype))
+
+
+def named(space):
+    """What the kernel's line calls the array that it makes."""
+    found = re.match(r"\s*(\w+)\s*=", linecache.getline(*site()))
+    return found[1] if found else f"a {space} array"

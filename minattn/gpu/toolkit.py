@@ -172,8 +172,10 @@ def bind(function, cuda, wrap=lambda callee: callee):
     def swap(name, value):
         if name == "cuda":
             return cuda
-        if hasattr(value, "twin") and isinstance(cuda, Cuda):
+        if isinstance(cuda, Cuda) and hasattr(value, "twin"):
             return partial(value.twin, cuda)
+        if isinstance(cuda, Cuda) and value in (np.int32, np.uint32):
+            return int                                                # faster, and an index below 0 shows where it would wrap
         if isinstance(value, types.FunctionType) and ("cuda" in value.__globals__ or "cuda" in value.__code__.co_freevars):
             if value not in made:
                 made[value] = wrap(over(value))

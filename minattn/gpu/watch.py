@@ -4,6 +4,7 @@ Two accesses of one element by two threads, at least one of them a write, are a 
 barrier of their block between the two, or for threads of one warp a warp-wide operation. Atomic operations do not race with
 each other. Threads of two blocks are never ordered within a launch.
 """
+import math
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 
 HERE = str(Path(__file__).parent)
 OWN = {f"{HERE}/{name}.py" for name in ("watch", "toolkit", "simulator")}    # no kernel stands in these files
+SITES: dict = {}                                                      # each line's Site, made once
 
 
 class Site(NamedTuple):
@@ -36,18 +38,22 @@ def site():
     frame: Any = sys._getframe(1)
     while frame.f_code.co_filename in OWN:
         frame = frame.f_back
-    return Site(frame.f_code.co_filename, frame.f_lineno)
+    key = frame.f_code, frame.f_lineno
+    found = SITES.get(key)
+    if found is None:
+        found = SITES[key] = Site(frame.f_code.co_filename, frame.f_lineno)
+    return found
 
 
 class Watched:
-    """An array as a kernel sees it, in global, shared or local memory.
+    """An array as a kernel sees it, in global or shared memory.
 
     Parameters
     ----------
     array : array
         The numbers; a global one is the caller's own and is written in place.
     name, space : str
-        What problems call it, and "global", "shared" or "local", which one thread alone has.
+        What problems call it, and "global" or "shared".
     launch : the launch that it belongs to
         It has `.thread`, who runs now, `.ledger` and `.report`.
     filled : bool
@@ -66,7 +72,7 @@ class Watched:
 
     def __getitem__(self, index):
         where = site()
-        place = self.locate(index, where, "read")
+        place = self.locate(index, "read")
         if place is None:
             return self.dtype.type(np.nan) if self.dtype.kind == "f" else self.dtype.type(0)
         self.reads(place, where)
@@ -74,7 +80,7 @@ class Watched:
 
     def __setitem__(self, index, value):
         where = site()
-        place = self.locate(index, where, "write")
+        place = self.locate(index, "write")
         if place is not None:
             self.writes(place, where)
             self.flat[place] = value
@@ -82,7 +88,7 @@ class Watched:
     def atomic(self, index, update):
         """Replace an element by `update(it)` with nobody in between; returns what was there."""
         where = site()
-        place = self.locate(index, where, "write")
+        place = self.locate(index, "write")
         if place is None:
             return self.dtype.type(0)
         self.writes(place, where, atomic=True)
@@ -90,21 +96,10 @@ class Watched:
         self.flat[place] = update(old)
         return old
 
-    def locate(self, index, where, action):
-        """The flat index of an element, or None, with a problem on record, if there is none."""
-        index = index if isinstance(index, tuple) else (index,)
-        if len(index) != self.ndim:
-            raise IndexError(f"{self.name} has {self.ndim} axes and is indexed with {len(index)}")
-        place = 0
-        for i, length in zip(index, self.shape, strict=True):
-            i = int(i)
-            if not 0 <= i < length:
-                kind = "negative index" if i < 0 else "index out of range"
-                asked = ", ".join(str(int(n)) for n in index)
-                self.launch.report(kind, where, self, detail=f"{action}s [{asked}] of shape {self.shape}")
-                return None
-            place = place * length + i
-        return place
+    def locate(self, index, action):
+        if self.ndim == 1 and type(index) is int and 0 <= index < self.size:
+            return index
+        return flat_index(self, index, action)
 
     def reads(self, place, where):
         thread = self.launch.thread
@@ -113,9 +108,8 @@ class Watched:
             self.launch.report("read before any write", where, self, place)
         elif last is not None and not ordered(last, thread):
             self.launch.report("race", where, self, place, last, f"reads what {last.thread} wrote")
-        if self.space != "local":
-            self.readers.setdefault(place, []).append(Access(thread, thread.block.epoch, thread.warp.epoch, where, False))
-            self.launch.ledger.count(thread, self, "read", place, where)
+        self.readers.setdefault(place, []).append(Access(thread, thread.block.epoch, thread.warp.epoch, where, False))
+        self.launch.ledger.count(thread, self, "read", place, where)
 
     def writes(self, place, where, atomic=False):
         thread = self.launch.thread
@@ -126,8 +120,53 @@ class Watched:
             if not ordered(reader, thread):
                 self.launch.report("race", where, self, place, reader, f"writes over what {reader.thread} read")
         self.writers[place] = Access(thread, thread.block.epoch, thread.warp.epoch, where, atomic)
-        if self.space != "local":
-            self.launch.ledger.count(thread, self, "atomic" if atomic else "write", place, where)
+        self.launch.ledger.count(thread, self, "atomic" if atomic else "write", place, where)
+
+
+class Local:
+    """An array of one thread: nobody else reads it, so only its bounds and what was never written are watched."""
+
+    def __init__(self, shape, dtype, name, launch):
+        self.shape, self.dtype, self.name, self.launch = shape, dtype, name, launch
+        self.kind, self.numbers = dtype.type, [None] * math.prod(shape)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, index):
+        place = self.place(index, "read")
+        number = None if place is None else self.numbers[place]
+        if number is None:
+            if place is not None:
+                self.launch.report("read before any write", site(), self, place)
+            return self.kind(np.nan if self.dtype.kind == "f" else 0)
+        return number
+
+    def __setitem__(self, index, value):
+        place = self.place(index, "write")
+        if place is not None:
+            self.numbers[place] = value if type(value) is self.kind else self.kind(value)
+
+    def place(self, index, action):
+        if type(index) is int and len(self.shape) == 1 and 0 <= index < self.shape[0]:
+            return index
+        return flat_index(self, index, action)
+
+
+def flat_index(array, index, action):
+    """The place of an element, or None, with a problem on record, if there is none."""
+    index = index if isinstance(index, tuple) else (index,)
+    if len(index) != len(array.shape):
+        raise IndexError(f"{array.name} has {len(array.shape)} axes and is indexed with {len(index)}")
+    place = 0
+    for i, length in zip(map(int, index), array.shape, strict=True):
+        if not 0 <= i < length:
+            kind = "negative index" if i < 0 else "index out of range"
+            asked = ", ".join(str(int(n)) for n in index)
+            array.launch.report(kind, site(), array, detail=f"{action}s [{asked}] of shape {array.shape}")
+            return None
+        place = place * length + i
+    return place
 
 
 def ordered(access, thread):

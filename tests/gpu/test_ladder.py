@@ -6,16 +6,17 @@ pytest.importorskip("minattn.gpu.simulator", reason="greenlet is not installed",
 
 from gpu_problems import CASES, drawn, expected, run
 
-from minattn.gpu.kernels import naive, rows
+from minattn.gpu.kernels import naive, registers, rows
 
-LADDER = {"naive": naive, "rows": rows}
+LADDER = {"naive": (naive, {}), "rows": (rows, {}), "registers": (registers, {"block_q": 16, "block_k": 16})}
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("rung", LADDER)
 def test_equals_the_reference_and_is_silent(rung, case):
-    problem, x = drawn(case)
-    for report in run(LADDER[rung].launches(problem)):
+    kernel, tiles = LADDER[rung]
+    problem, x = drawn(case, **tiles)
+    for report in run(kernel.launches(problem)):
         assert not report.problems, str(report)
     out, lse = expected(x)
     np.testing.assert_allclose(problem.given.out.reshape(out.shape), out, rtol=0, atol=1e-5 * max(1, np.abs(out).max()))
