@@ -6,9 +6,10 @@ pytest.importorskip("minattn.gpu.simulator", reason="greenlet is not installed",
 
 from gpu_problems import CASES, drawn, expected, run
 
-from minattn.gpu.kernels import naive, registers, rows
+from minattn.gpu.kernels import block, naive, registers, rows
 
-LADDER = {"naive": (naive, {}), "rows": (rows, {}), "registers": (registers, {"block_q": 16, "block_k": 16})}
+LADDER = {"naive": (naive, {}), "rows": (rows, {}), "block": (block, {}),
+          "registers": (registers, {"block_q": 16, "block_k": 16})}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -2,6 +2,7 @@
 
     1  naive.py      the definition: all scores, then the softmax, then the values
     2  rows.py       FlashAttention with one thread a query row
+    3  block.py      one thread a score, then some dims of an output
     4  registers.py  4 x 4 results in each thread's registers
 
 Every factory `make_...(D, block_q, block_k, biased, capped)` returns plain Python over a global `cuda`, whose argument `x` is
