@@ -11,6 +11,7 @@ Child et al. 2019, arXiv:1904.10509, sections 4.2 and 4.3. How parts are compute
     fixed, far       j a summary key, j' < i'          attention to the summary keys, gathered; causal in blocks
 
 Every visible pair is in one part and in one only: the column's nearest keys, at distances 0 and l, lie in the window.
+Of up to FEW queries each is a part of its own before its far keys, so a decoding step reads the keys that it sees and no other.
 As a mask the same pattern would leave half of all tiles for the kernel to compute: see core/patterns.py.
 """
 import functools
@@ -21,6 +22,8 @@ from ..core import masks
 from ..core.patterns import summary_columns
 from ..core.shapes import count
 from .parts import Part, backward, forward
+
+FEW = 8                               # up to so many queries, each reads its own far keys: far fewer than all residues have
 
 
 def strided_attention(q, k, v, *, stride, scale=None, softcap=None, backend="auto", return_lse=False):
@@ -173,17 +176,21 @@ def fixed_attention_backward(dout, q, k, v, *, stride, summary=1, subblock=0, ou
 
 def _strided_parts(N, S, stride):
     stride = count("stride", stride, 1)
-    yield Part(slice(0, N), slice(0, S), {"mask": _window(stride)})
+    yield Part(slice(0, N), slice(max(S - N - stride, 0), S), {"mask": _window(stride)})
     rows = -(-S // stride)                                        # of length `stride`, the last one perhaps short
-    if rows > 2:                                                  # row i' sees j' <= i' - 2: nobody the last two rows, and
-        first = max(2 * stride - (S - N), 0)                      # without them the rule is that of causal attention
-        pad = (S - N + first) % stride, -S % stride
+    first = max(2 * stride - (S - N), 0)                          # the queries before see nothing far
+    if N <= FEW:
+        for n in range(first, N):
+            i = S - N + n
+            yield Part(slice(n, n + 1), slice(i % stride, i - 2 * stride + 1, stride), {})
+    elif rows > 2:                                                # row i' sees j' <= i' - 2: nobody the last two rows, and
+        pad = (S - N + first) % stride, -S % stride               # without them the rule is that of causal attention
         yield Part(slice(first, N), slice(0, (rows - 2) * stride), {"causal": True}, stride, pad)
 
 
 def _fixed_parts(N, S, stride, summary, subblock):
     stride, summary, first = summary_columns(stride, summary, subblock)
-    yield Part(slice(0, N), slice(0, S), {"mask": _own_block(stride)})
+    yield Part(slice(0, N), slice(max(S - N, 0) // stride * stride, S), {"mask": _own_block(stride)})
     earlier = max(S - 1, 0) // stride                             # blocks that are complete before the last query's
     if earlier:
         keys = (np.arange(earlier)[:, None] * stride + first + np.arange(summary)).ravel()

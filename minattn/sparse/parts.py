@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..attention import attention, attention_backward
+from ..backends import engine
 from ..core.errors import OptionError
 from ..core.inputs import prepare
 from ..core.softmax import merge
@@ -71,17 +72,26 @@ def forward(parts_of, pattern, arrays, options, backend, return_lse):
 
     def attend(part):
         mine, keys, values = part.of_queries(q), part.of_keys(k), part.of_keys(v)
-        out, lse = attention(mine, keys, values, **part.options, **options, backend=backend, return_lse=True)
-        return part.unpad(out), part.unpad(lse[..., None])[..., 0]
+        return attention(mine, keys, values, **part.options, **options, backend=backend, return_lse=True)
 
-    out, lse = attend(first)
+    kernel = engine(backend, x).__name__.endswith("flash.cpu")
+    (out,), (lse,) = attend(first)                                # a stride of 1: one residue, in the order of the queries
     for part in others:
-        at = part.queries
-        here = attend(part)
-        with np.errstate(invalid="ignore", over="ignore"):        # NaN and inf in what is seen show, as in attention
-            out[..., at, :], lse[..., at] = merge(out[..., at, :], lse[..., at], *here)
+        more, more_lse = attend(part)
+        _join(out[..., part.queries, :], lse[..., part.queries], more, more_lse, part, kernel)
     out = out.astype(x.dtype, copy=False)
     return (out, lse) if return_lse else out
+
+
+def _join(out, lse, more, more_lse, part, kernel):
+    """Join what a part gave to what stands in `out` and `lse`, views that are changed in place."""
+    if kernel:
+        from ..flash.join import join
+
+        join(out, lse, more, more_lse, part.pad[0])
+        return
+    with np.errstate(invalid="ignore", over="ignore"):            # NaN and inf in what is seen show, as in attention
+        out[:], lse[:] = merge(out, lse, part.unpad(more), part.unpad(more_lse[..., None])[..., 0])
 
 
 def backward(parts_of, pattern, dout, arrays, out, lse, options, backend):
