@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.errors import LinearityError, OptionError, ShapeError
 from ..core.projection import repeat_kv
-from ..core.shapes import count, floats
+from ..core.shapes import count, floats, working_type
 
 
 def implied_weights(function, *arrays, value="v", per_channel=False, check=True, block=128, **options):
@@ -141,23 +141,25 @@ def _as_wide(name, value, out, width):
 
 
 def _check(name, value, apply, weights, values, per_channel):
-    """Whether the weights times the values are what the function makes of the values, as far as these are finite."""
+    """Whether the weights times the values are what the function makes of the values, as far as all that is finite."""
     values = np.where(np.isfinite(values), values, 0)
     out = apply(values)
-    work = np.result_type(out.dtype, np.float32)
+    work = working_type(out.dtype)
     w, v = weights.astype(work, copy=False), values.astype(work, copy=False)
     if per_channel:
-        w, v = w, v.swapaxes(-1, -2)[..., None]                                    # (..., Dv, N, S) and (..., Dv, S, 1)
+        v = v.swapaxes(-1, -2)[..., None]                                          # (..., Dv, S, 1), for w (..., Dv, N, S)
     elif v.ndim > 2:
         v = repeat_kv(v, w.shape[-3] // v.shape[-3])
     with np.errstate(invalid="ignore", over="ignore"):
         wanted, size = w @ v, np.abs(w) @ np.abs(v)                                # size: of the terms, which may cancel
         if per_channel:
             wanted, size = wanted[..., 0].swapaxes(-1, -2), size[..., 0]
-        error, bound = np.abs(out - wanted).max(initial=0), np.finfo(out.dtype).eps ** 0.5 * size.max(initial=0)
-    if error > bound:                                                              # NaN that the function returns is its own
+        error = np.abs(out.astype(work, copy=False) - wanted)
+    bound = float(np.spacing(np.ones((), out.dtype))) ** 0.5 * size.max(where=np.isfinite(size), initial=0)
+    worst = error.max(where=error > bound, initial=0)                              # NaN is not: it came with the other arguments
+    if worst:
         raise LinearityError(
-            f"{name} is not linear in {value}: its implied weights, applied to {value}, miss its output by {error:.3g}, and "
+            f"{name} is not linear in {value}: its implied weights, applied to {value}, miss its output by {worst:.3g}, and "
             f"rounding would explain {bound:.3g}. Does each channel of {value} have weights of its own (per_channel=True), "
             f"or does {name} draw anew at each call?"
         )

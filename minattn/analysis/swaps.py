@@ -110,7 +110,7 @@ def swap_costs(model, ids, swaps, *, layers=(), chunk=256):
     Raises
     ------
     OptionError
-        If a swap is neither mask nor function, or there is no such layer; and whatever `token_losses` raises.
+        If a swap is neither mask nor function or is called "own", or there is no such layer; and whatever `token_losses` raises.
 
     Examples
     --------
@@ -123,23 +123,23 @@ def swap_costs(model, ids, swaps, *, layers=(), chunk=256):
     >>> [(cost.name, cost.layer) for cost in single]
     [('last 2', 1), ('last 9', 1)]
     """
-    swaps, last = {name: _function(name, swap) for name, swap in swaps.items()}, len(model.layers) - 1
-    chosen = [count("a layer", layer, 0) for layer in layers]
-    if max(chosen, default=0) > last:
-        raise OptionError(f"there is no layer {max(chosen)}; the model has layers 0 to {last}")
-    costs = [_cost("own", None, token_losses(model, ids, chunk=chunk))]
-    for name, fn in swaps.items():
-        costs.append(_cost(name, None, token_losses(model.with_attention(fn), ids, chunk=chunk)))
+    if "own" in swaps:
+        raise OptionError("swaps has 'own', which is what the result calls the model as it is; choose another name")
+    swaps, layers = {name: _function(name, swap) for name, swap in swaps.items()}, list(layers)
+    models = {name: model.with_attention(fn) for name, fn in swaps.items()}
+    single = {(name, layer): model.with_attention({layer: fn}) for name, fn in swaps.items() for layer in layers}
+    costs: dict = {("own", None): token_losses(model, ids, chunk=chunk)}
+    costs |= {(name, None): token_losses(swapped, ids, chunk=chunk) for name, swapped in models.items()}
+    costs |= dict.fromkeys(single)                                                    # in the order of the result
     x, positions = model.embed(ids), np.arange(np.shape(ids)[-1])
-    single = {}
-    for layer in range(max(chosen, default=-1) + 1):                                  # what is below the layer is as it was
-        for name, fn in swaps.items() if layer in chosen else ():
-            y = model.with_attention({layer: fn}).block(layer, x, positions)
-            for above in range(layer + 1, last + 1):
+    for layer in range(max(layers, default=-1) + 1):                                  # what is below the layer is as it was
+        for name in swaps if layer in layers else ():
+            y = single[name, layer].block(layer, x, positions)
+            for above in range(layer + 1, len(model.layers)):
                 y = model.block(above, y, positions)
-            single[name, layer] = _cost(name, layer, _losses(model, y, ids, chunk))
+            costs[name, layer] = _losses(model, y, ids, chunk)
         x = model.block(layer, x, positions)
-    return costs + [single[name, layer] for name in swaps for layer in chosen]
+    return [_cost(name, layer, losses) for (name, layer), losses in costs.items()]
 
 
 def _losses(model, x, ids, chunk):

@@ -21,6 +21,7 @@ def drawn_tokens(seed, N, dtype=np.float64):
     given |= {
         "beta": rng.uniform(0, 2, (B, G, N)), "a": rng.uniform(0, 1, (B, G, N, D)), "steady": -rng.exponential(0.3, G),
         "g": -rng.exponential(0.3, (B, G, N, D)), "scalar": -rng.exponential(0.3, (B, G, N)),
+        "directions": rng.standard_normal((9, D)), "mix": rng.standard_normal((4, N)), "unmix": rng.standard_normal((4, N)),
     }
     return {name: a.astype(dtype) for name, a in given.items()}
 
@@ -50,7 +51,18 @@ def scores(t):
 
 
 def features(t):
+    """q and k as linear attention sees them."""
     return t | {name: np.where(t[name] > 0, t[name] + 1, np.exp(t[name])) for name in "qk"}
+
+
+def random_scores(t, kind):
+    """The products of random features, as Performer sees q and k; kept short, so that no normaliser is near 0."""
+    return scores({name: ma.random_features(t[name] / D**0.25 / 3, t["directions"], kind) for name in "qk"})
+
+
+def performer(kind, **options):
+    return lambda t: (ma.performer_attention, [t["q"] / 3, t["k"] / 3, t["v"]],
+                      {"features": t["directions"], "kind": kind, **options})  # fmt: skip
 
 
 # name: (the mechanism of its tokens t, its map from formulas)
@@ -65,6 +77,10 @@ CASES = {
                          lambda t: normalised(np.tril(scores(features(t))))),
     "linear attention over all keys": (lambda t: (ma.linear_attention, [t["q"], t["k"], t["v"]], {"causal": False}),
                                        lambda t: normalised(scores(features(t)))),
+    "performer": (performer("positive", causal=True), lambda t: normalised(np.tril(random_scores(t, "positive")))),
+    "performer over all keys": (performer("trigonometric"), lambda t: normalised(random_scores(t, "trigonometric"))),
+    "linformer": (lambda t: (ma.linformer_attention, [t["q"], t["k"], t["v"], t["mix"], t["unmix"]], {}),
+                  lambda t: ma.attention_weights(t["q"], t["mix"] @ t["k"]) @ t["unmix"]),
     "retention": (lambda t: (ma.retention, [t["q"], t["k"], t["v"]], {"log_decay": t["steady"]}),
                   lambda t: by_transitions(t["q"], t["k"], t["steady"][:, None, None])),
     "gates": (lambda t: (ma.gated_linear_attention, [t["q"], t["k"], t["v"]], {"log_decay": t["g"], "scale": 0.3}),
@@ -90,12 +106,20 @@ def test_is_the_map_that_the_formula_says(name, N, close):
 
 
 @pytest.mark.parametrize("form", ["recurrent", "chunked"])
-@pytest.mark.parametrize("name", ["linear attention", "retention", "gates", "delta rule", "rwkv7"])
+@pytest.mark.parametrize("name", ["linear attention", "performer", "retention", "gates", "delta rule", "rwkv7"])
 def test_every_form_implies_the_same(name, form, close):
     t = drawn_tokens(3, 40)
     function, arrays, options = CASES[name][0](t)
     want = ma.implied_weights(function, *arrays, **options)
     close(ma.implied_weights(function, *arrays, **options, form=form, chunk=7), want)
+
+
+def test_bfloat16(need, close):
+    bfloat16 = need("ml_dtypes").bfloat16
+    function, arrays, options = CASES["linear attention"][0](drawn_tokens(6, 20, bfloat16))
+    weights = ma.implied_weights(function, *arrays, **options)
+    assert weights.dtype == bfloat16
+    close(weights, ma.implied_weights(function, *(a.astype(float) for a in arrays), **options), 1e-2)
 
 
 @pytest.mark.parametrize("block", [1, 5, 39, 40, 1000])
@@ -159,6 +183,25 @@ def test_channels_with_weights_of_their_own(close):
         ma.implied_weights(averaged, square, keep, value="x")
 
 
+@pytest.mark.parametrize("form", ["sequential", "associative"])
+@pytest.mark.parametrize("discretization", ["euler", "zoh"])
+def test_mamba_has_a_map_for_each_channel(form, discretization, close):
+    rng, N, E, n = np.random.default_rng(15), 9, 3, 4
+    (x, z), delta = rng.standard_normal((2, B, N, E)), rng.exponential(0.5, (B, N, E))
+    a, d = -rng.exponential(1, (E, n)), rng.standard_normal(E)
+    b, c = rng.standard_normal((2, B, N, n))
+    want = np.zeros((B, E, N, N))
+    for p, e, m in np.ndindex(B, E, N):
+        g = delta[p, :, e, None] * a[e]                                            # (N, n)
+        kept = b[p, m] * (delta[p, m, e] if discretization == "euler" else np.expm1(g[m]) / a[e])
+        for t in range(m, N):
+            kept = np.exp(g[t]) * kept if t > m else kept
+            want[p, e, t, m] = (c[p, t] @ kept + d[e] * (t == m)) * z[p, t, e] / (1 + np.exp(-z[p, t, e]))
+    options = {"d": d, "z": z, "form": form, "discretization": discretization, "value": "x", "per_channel": True}
+    for block in (2, 128):
+        close(ma.implied_weights(ma.selective_scan, x, delta, a, b, c, **options, block=block), want)
+
+
 def test_rows_and_signs():
     """Divided by a normaliser the rows are averages; the delta rule's are not, and take away what was written."""
     t = drawn_tokens(10, 30)
@@ -172,12 +215,18 @@ def test_rows_and_signs():
     np.testing.assert_allclose(over[0, 0, 29, 26:], [1.5 * -0.125, 1.5 * 0.25, 1.5 * -0.5, 1.5])
 
 
-def test_nan_in_values_that_nobody_sees():
+def test_nan_stays_where_it_is_seen():
     t = drawn_tokens(11, 8)
-    t["v"][:, :, 5] = np.nan
-    weights = ma.implied_weights(ma.attention, t["q"], t["k"], t["v"], mask=masks.first(5))
+    q, k, v, near = t["q"], t["k"], t["v"], {"mask": masks.first(5)}
+    v[:, :, 5] = np.nan                                                   # a value that nobody sees
+    weights = ma.implied_weights(ma.attention, q, k, v, **near)
     assert np.isfinite(weights).all()
     assert not weights[..., 5:].any()
+    q[:, 2, 3] = np.nan                                                   # one row has no weights, the others have theirs
+    assert np.isnan(ma.implied_weights(ma.attention, q, k, v, **near)).sum() == B * 8
+    for bad in (v, np.nan_to_num(v)):                                     # and in both cases the check sees the rest
+        with pytest.raises(LinearityError):
+            ma.implied_weights(lambda q, k, v, **options: ma.attention(q, k, v.clip(0), **options), q, k, bad, **near)
 
 
 @pytest.mark.parametrize("function", [

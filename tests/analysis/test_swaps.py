@@ -84,6 +84,8 @@ def test_bad_input():
         ma.token_losses(MODEL, IDS, chunk=0)
     with pytest.raises(OptionError, match=r"swaps\['near'\] is int; it must be a Mask or a function"):
         ma.swap_costs(MODEL, IDS, {"near": 3})
+    with pytest.raises(OptionError, match="swaps has 'own'"):
+        ma.swap_costs(MODEL, IDS, {"own": masks.last(2)})
     with pytest.raises(OptionError, match="no layer 3; the model has layers 0 to 2"):
         ma.swap_costs(MODEL, IDS, {"near": masks.last(2)}, layers=[0, 3])
 
