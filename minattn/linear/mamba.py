@@ -20,12 +20,14 @@ skips it. Each channel is the `recurrence` with one value a token: q = c, k = b,
 
 The gradient that reaches h_t is c_t dy_t + exp(delta_{t+1} a) dh_{t+1}: the same scan, from the other end (mamba_backward.py).
 """
+import importlib
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..backends import choose
 from ..core.errors import DecayError, OptionError, ShapeError
 from ..core.pointwise import silu
 from ..core.shapes import broadcast_lead, common_type, floats, spell, sum_to, working_type
@@ -119,7 +121,7 @@ FORMS = {"sequential": sequential, "associative": associative}
 
 
 def selective_scan(x, delta, a, b, c, *, d=None, z=None, form="sequential", discretization="euler", state=None,
-                   return_state=False):  # fmt: skip
+                   return_state=False, backend="auto"):  # fmt: skip
     """Mamba's state space model: states that fade over the time that each token says passes, read and gated.
 
     Parameters
@@ -143,6 +145,9 @@ def selective_scan(x, delta, a, b, c, *, d=None, z=None, form="sequential", disc
         What an earlier call returned; None starts empty.
     return_state : bool
         Also return the state after the last token, float32 or better.
+    backend : {"auto", "numpy", "cpu"}
+        "numpy" is plain NumPy; "cpu" is, for the sequential form of "euler" in float32 and 16 bits, a Numba kernel that is
+        compiled when first used, and in float64 NumPy. "auto" is "cpu" where it has a kernel, unless the problem is tiny.
 
     Returns
     -------
@@ -156,7 +161,9 @@ def selective_scan(x, delta, a, b, c, *, d=None, z=None, form="sequential", disc
     DecayError
         If a is positive, or delta negative or infinite, or either is NaN.
     OptionError
-        If form or discretization is none that exists.
+        If form or discretization is none that exists, or none that the named backend has.
+    BackendError
+        If the backend is none that exists, or needs Numba where there is none.
 
     References
     ----------
@@ -175,10 +182,24 @@ def selective_scan(x, delta, a, b, c, *, d=None, z=None, form="sequential", disc
     s = prepare(x, delta, a, b, c, d, z, discretization, state)
     if form not in FORMS:
         raise OptionError(f"form is {form!r}; it must be one of {', '.join(map(repr, FORMS))}")
+    compute = kernel(s, form, backend) or FORMS[form]
     with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
-        read, end = FORMS[form](s)
+        read, end = compute(s)
         out = s.restore(s.finish(read)).astype(s.dtype, copy=False)
     return (out, s.restore(end)) if return_state else out
+
+
+def kernel(s: Scan, form, backend):
+    """The compiled form where the backend is "cpu" and it has one; None where NumPy computes."""
+    has = form == "sequential" and not s.hold
+    if backend == "cpu" and not has:
+        raise OptionError("backend 'cpu' has the sequential form and 'euler' alone; backend='numpy' has the others")
+    compiled = s.x.dtype == np.float32 and has
+    name = choose(backend, s.x.size * s.a.shape[1], compiled=compiled)             # as many numbers as all states hold
+    if name != "cpu" or not compiled:
+        return None
+    cpu = importlib.import_module("minattn.linear.mamba_cpu")
+    return cpu.forward if cpu.can_start() else None
 
 
 def prepare(x, delta, a, b, c, d, z, discretization, state):

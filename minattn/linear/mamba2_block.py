@@ -60,7 +60,7 @@ class Mamba2State(NamedTuple):
     memory: np.ndarray                # (..., H, D, F / H)
 
 
-def mamba2_block(x, weights, *, groups=1, eps=1e-5, form="chunked", chunk=64, state=None, return_state=False):
+def mamba2_block(x, weights, *, groups=1, eps=1e-5, form="chunked", chunk=64, state=None, return_state=False, backend="auto"):
     """Mamba-2's layer from tokens to tokens.
 
     Parameters
@@ -72,7 +72,7 @@ def mamba2_block(x, weights, *, groups=1, eps=1e-5, form="chunked", chunk=64, st
         G, which divides H: so many b and c, each shared by H / G heads.
     eps : float
         Added to the mean square in the norm.
-    form, chunk
+    form, chunk, backend
         As for `ssd`.
     state : Mamba2State, optional
         What an earlier call returned; None starts empty, and the tokens before the first are zeros.
@@ -115,7 +115,8 @@ def mamba2_block(x, weights, *, groups=1, eps=1e-5, form="chunked", chunk=64, st
     u, b, c = np.split(silu(u), [F, (F + u.shape[-1]) // 2], axis=-1)
     delta = softplus(r + w.b_delta).swapaxes(-1, -2)                               # (..., H, N)
     u, b, c = split_heads(u, H), split_heads(b, groups), split_heads(c, groups)
-    y, memory = ssd(u, delta, -np.exp(w.a_log), b, c, d=w.d, form=form, chunk=chunk, state=memory, return_state=True)
+    y, memory = ssd(u, delta, -np.exp(w.a_log), b, c, d=w.d, form=form, chunk=chunk, state=memory, return_state=True,
+                    backend=backend)  # fmt: skip
     gated = split_heads(merge_heads(y) * silu(z), groups)                          # (..., G, N, F / G)
     normed = merge_heads(rms_norm(gated, 1, eps)) * w.norm_weight
     out = (normed @ w.w_out).astype(dtype, copy=False)

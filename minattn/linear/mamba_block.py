@@ -61,7 +61,7 @@ class MambaState(NamedTuple):
     memory: np.ndarray                # (..., F, n)
 
 
-def mamba_block(x, weights, *, form="sequential", discretization="euler", state=None, return_state=False):
+def mamba_block(x, weights, *, form="sequential", discretization="euler", state=None, return_state=False, backend="auto"):
     """Mamba's layer from tokens to tokens.
 
     Parameters
@@ -69,7 +69,7 @@ def mamba_block(x, weights, *, form="sequential", discretization="euler", state=
     x : array, (..., N, E)
     weights : MambaWeights
         Taken to the type of x.
-    form, discretization
+    form, discretization, backend
         As for `selective_scan`.
     state : MambaState, optional
         What an earlier call returned; None starts empty, and the tokens before the first are zeros.
@@ -113,7 +113,7 @@ def mamba_block(x, weights, *, form="sequential", discretization="euler", state=
     r, b, c = np.split(u @ w.w_x, [rank, rank + size], axis=-1)
     delta = softplus(r @ w.w_delta + w.b_delta)
     y, memory = selective_scan(u, delta, -np.exp(w.a_log), b, c, d=w.d, z=z, form=form, discretization=discretization,
-                               state=memory, return_state=True)  # fmt: skip
+                               state=memory, return_state=True, backend=backend)  # fmt: skip
     out = (y @ w.w_out).astype(dtype, copy=False)
     return (out, MambaState(last, memory)) if return_state else out
 
