@@ -41,8 +41,8 @@ def implied_weights(function, *arrays, value="v", per_channel=False, check=True,
     check : bool
         Apply the weights to the values that were given, and compare with what `function` makes of them.
     block : int
-        Keys to find at a time. What `function` does beside its values it does once a block, so 128, above the usual head
-        dims, costs little time and spares memory.
+        Keys to find at a time. What `function` does beside its values it does anew for each block, so more of them take less
+        time, and fewer less memory.
 
     Returns
     -------

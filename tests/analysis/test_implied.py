@@ -32,7 +32,7 @@ def by_transitions(q, k, g=None, erase=None):
     g = np.zeros_like(k) if g is None else np.broadcast_to(g, k.shape)
     a, b = (np.zeros_like(k), np.zeros_like(k)) if erase is None else erase
     for p, h in np.ndindex(B, H):
-        at = p, h // (H // G)
+        at = p, h // (H // k.shape[1])
         for m in range(N):
             kept = k[at][m]
             for n in range(m, N):
@@ -122,6 +122,17 @@ def test_bfloat16(need, close):
     close(weights, ma.implied_weights(function, *(a.astype(float) for a in arrays), **options), 1e-2)
 
 
+COMPILED = "attention", "strided attention", "linear attention", "retention", "gates", "delta rule", "rwkv7"
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_the_compiled_form_implies_the_same(name, need, close):
+    need("numba")
+    function, arrays, options = CASES[name][0](drawn_tokens(17, 70, np.float32))
+    compiled, plain = (ma.implied_weights(function, *arrays, **options, backend=backend) for backend in ("cpu", "numpy"))
+    close(compiled, plain, 1e-5)
+
+
 @pytest.mark.parametrize("block", [1, 5, 39, 40, 1000])
 @pytest.mark.parametrize("name", ["tiled attention", "linear attention", "delta rule"])
 def test_block_by_block(name, block, close):
@@ -200,6 +211,19 @@ def test_mamba_has_a_map_for_each_channel(form, discretization, close):
     options = {"d": d, "z": z, "form": form, "discretization": discretization, "value": "x", "per_channel": True}
     for block in (2, 128):
         close(ma.implied_weights(ma.selective_scan, x, delta, a, b, c, **options, block=block), want)
+
+
+@pytest.mark.parametrize("form", ["recurrent", "chunked", "quadratic"])
+def test_mamba_2_has_a_map_for_each_head(form, close):
+    rng, N = np.random.default_rng(16), 21
+    x, delta = rng.standard_normal((B, H, N, Dv)), rng.exponential(0.5, (B, H, N))
+    a, d = -rng.exponential(1, H), rng.standard_normal(H)
+    b, c = rng.standard_normal((2, B, G, N, D))
+    g = np.broadcast_to((delta * a[:, None])[..., None], (B, H, N, D))
+    want = by_transitions(ma.repeat_kv(c, 2), ma.repeat_kv(b, 2), g) * delta[..., None, :] + d[:, None, None] * np.eye(N)
+    options = {"d": d, "value": "x", "form": form, "chunk": 8}
+    for block in (4, 128):
+        close(ma.implied_weights(ma.ssd, x, delta, a, b, c, **options, block=block), want)
 
 
 def test_rows_and_signs():
