@@ -113,6 +113,7 @@ def compile_kernels():
     x = np.ones((1, 2, 70, 16), np.float32)
     ma.attention(x[:, :, :1], x, x, backend="cpu")                    # one query: the decoding kernel
     ma.attention_backward(x, x, x, x, backend="cpu")                  # and forward, and backward
+    ma.linear_attention(x, x, x, backend="cpu")                       # the recurrence, for the whole linear family
 
 
 def weights_here():

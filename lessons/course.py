@@ -149,11 +149,11 @@ def twice(m):
     return np.tile(np.random.default_rng(0).integers(100, len(m.tokenizer), 64), 2)
 
 
-def losses_of(m, ids):
-    """-log p of each token after the first, given those before it: (N - 1,)."""
+def losses_of(m, ids, logits=None):
+    """-log p of each token after the first, given those before it: (N - 1,). `logits` where they are here already."""
     from minattn import logsumexp
 
-    logits = m.forward(ids)[:-1]
+    logits = (m.forward(ids) if logits is None else logits)[:-1]
     return logsumexp(logits) - logits[np.arange(len(ids) - 1), ids[1:]]
 
 
@@ -196,3 +196,15 @@ def tiled(q, k, v, **options):
 
     groups = q.shape[-3] // k.shape[-3]
     return attention(q, np.concatenate([k] * groups, axis=-3), np.concatenate([v] * groups, axis=-3), **options)
+
+
+def linear(q, k, v, **options):
+    """Linear attention in place of a model's own: a whole text from its first token on, without a cache."""
+    from minattn import linear_attention
+
+    return linear_attention(q, k, v)
+
+
+def averaged(q, k, v, **options):
+    """The mean of all values so far: with queries and keys of 0, all weights of a row are alike."""
+    return linear(np.zeros_like(q), np.zeros_like(k), v)

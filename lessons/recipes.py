@@ -14,7 +14,9 @@ from course import (
     PARAGRAPH,
     SENTENCE,
     TWO_SENTENCES,
+    averaged,
     entering,
+    linear,
     losses_of,
     model,
     pooled,
@@ -207,6 +209,43 @@ def stream(m):
         "tokens": _labels(m, ids), "rms": np.array(rms), "names": list(runs),
         "losses": np.array([losses_of(run, paragraph).mean() for run in runs.values()]),
         "guess": [m.tokenizer.decode([int(run.forward(prompt)[-1].argmax())]) for run in runs.values()],
+    }
+
+
+@recipe
+def without_softmax(m):
+    """The loss on PARAGRAPH with linear attention, or with the mean of all values so far, in some layers; untrained.
+
+    alone, last (2, ...): linear and mean, in one layer of `layers`, and in the last `counts` layers. keys (2, H): how many
+    keys the last token looks at in layer 13, exp of the entropy of its row, by softmax and by linear attention.
+    """
+    from minattn import attention_weights, implied_weights, linear_attention
+
+    ids, prompt = np.array(m.tokenizer.encode(PARAGRAPH)), m.tokenizer.encode("The capital of France is")
+    everything, positions = range(m.config.layers), np.arange(len(ids))
+    replaced = {"linear attention": linear, "mean of all values so far": averaged}
+    layers, counts = np.array([0, 10, 20]), np.array([5, 10, 20])
+    entered = [m.embed(ids)]                                          # what goes into each layer
+    for layer in everything:
+        entered.append(m.block(layer, entered[-1], positions))
+
+    def loss(fn, some):
+        """With fn in some layers; those below the first of them stay as they are."""
+        changed, x = m.with_attention(dict.fromkeys(some, fn)), entered[some[0]]
+        for layer in everything[some[0]:]:
+            x = changed.block(layer, x, positions)
+        return losses_of(changed, ids, changed.logits(x)).mean()
+
+    q, k, v = m.attention_inputs(13, entered[13], positions)
+    rows = np.stack([attention_weights(q, k, causal=True, rows=-1), implied_weights(linear_attention, q, k, v)[:, -1]])
+    trained = losses_of(m, ids, m.logits(entered[-1])).mean()
+    guesses = [run.forward(prompt)[-1].argmax() for run in (m, *map(m.with_attention, replaced.values()))]
+    return {
+        "names": ["as trained", *replaced], "guess": [m.tokenizer.decode([int(guess)]) for guess in guesses],
+        "losses": np.array([trained, *(loss(fn, everything) for fn in replaced.values())]),
+        "layers": layers, "alone": np.array([[loss(fn, [int(n)]) for n in layers] for fn in replaced.values()]),
+        "counts": counts, "last": np.array([[loss(fn, everything[-n:]) for n in counts] for fn in replaced.values()]),
+        "keys": np.exp(-(rows * np.log(rows, where=rows > 0, out=np.zeros_like(rows))).sum(-1)),
     }
 
 
