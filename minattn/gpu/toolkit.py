@@ -174,7 +174,7 @@ def bind(function, cuda, wrap=lambda callee: callee):
             return cuda
         if isinstance(cuda, Cuda) and hasattr(value, "twin"):
             return partial(value.twin, cuda)
-        if isinstance(cuda, Cuda) and value in (np.int32, np.uint32):
+        if isinstance(cuda, Cuda) and value in (np.int32, np.uint32, np.uint64):
             return int                                                # faster, and an index below 0 shows where it would wrap
         if isinstance(value, types.FunctionType) and ("cuda" in value.__globals__ or "cuda" in value.__code__.co_freevars):
             if value not in made:

@@ -11,6 +11,7 @@ from ...core.blocks import EMPTY, FULL
 from ..problem import cuda  # noqa: F401  a function of a module with a global `cuda` is set over another one
 
 LOW = np.float32(-1e30)
+FLOOR = np.float32(-5e29)                                             # where a running maximum begins: exp(LOW - FLOOR) is 0
 
 
 def make_finish(block_q, block_k, biased, capped):

@@ -21,10 +21,11 @@ import numpy as np
 
 from ...core.blocks import EMPTY, FULL
 from ..problem import Launch, cuda
-from .parts import LOW
+from .parts import FLOOR, LOW
 
-f32, u32 = np.float32, np.uint32
-ROWS, COLUMNS, VECTOR, CHUNK = 4, 4, 4, 64                            # of a thread's tile; numbers a load; dims a pass
+f32, u32, u64 = np.float32, np.uint32, np.uint64
+ROWS, COLUMNS, VECTOR = 4, 4, 4                                       # of a thread's tile; numbers a load
+CHUNK = 64                                                            # dims a pass
 
 
 def launches(problem):
@@ -45,12 +46,73 @@ def make_registers(D, block_q, block_k, biased, capped):
     left_size, right_size, weights_size = block_q * chunk, block_k * chunk, block_q * block_k
     both_size, acc_size, s_size = left_size + right_size, ROWS * outs, ROWS * COLUMNS
     a_size, c_size = ROWS * VECTOR, COLUMNS * VECTOR
-    half = across // 2
     swizzle = min(8, chunk // VECTOR) - 1
+    values_at = left_size if chunks == 1 else 0
+
+    def make_fetch(rows, columns, swizzled):
+        """Fetch rows x columns numbers: a thread stays in its column and goes down by as many rows as all fetch at once."""
+        down, aside = max(1, threads // columns), -(-columns // threads)
+        whole = rows % down == 0
+
+        def fetch(source, both, at, t, first, part, start, length, ragged):
+            """Rows from `start`, of which there are `length`, to both[at:]; rows beyond the last repeat it."""
+            row, column = t // u32(columns), t % u32(columns)
+            base = u64(first + start + row) * u64(D) + u64(part * columns + column)
+            for i in range(-(-rows // down)):
+                for w in range(aside):
+                    key, d = row + u32(i * down), column + u32(w * threads)
+                    turned = d
+                    if swizzled:
+                        turned = (d // u32(VECTOR) ^ key & u32(swizzle)) * u32(VECTOR) + d % u32(VECTOR)
+                    if whole or key < u32(rows):
+                        there = base + u64(i * down * D + w * threads)
+                        if ragged:
+                            there = u64(first + min(start + key, length - u32(1))) * u64(D) + u64(part * columns + d)
+                        both[u32(at) + key * u32(columns) + turned] = source[there]
+
+        return fetch
+
+    fetch_queries, fetch_keys = make_fetch(block_q, chunk, False), make_fetch(block_k, chunk, True)
+    fetch_values = make_fetch(block_k, D, False)
+
+    def clear_values(both, t, size):
+        """Zeros for the values beyond the last, `size` of which are real."""
+        place = t
+        while place < u32(block_k * D):
+            if place >= size:
+                both[u32(values_at) + place] = f32(0)
+            place += u32(threads)
+
+    def dot(both, s, a, c, tx, ty, d):
+        """s += queries . keys over the dims d .. d + 3: 8 loads of 16 bytes to 64 multiplications."""
+        for r in range(ROWS):
+            for e in range(VECTOR):
+                a[r * VECTOR + e] = both[(ty * u32(ROWS) + u32(r)) * u32(chunk) + d + u32(e)]
+        for j in range(COLUMNS):
+            for e in range(VECTOR):
+                key = tx + u32(across * j)
+                there = key * u32(chunk) + (d // u32(VECTOR) ^ key & u32(swizzle)) * u32(VECTOR)
+                c[j * VECTOR + e] = both[u32(left_size) + there + u32(e)]
+        for r in range(ROWS):
+            for j in range(COLUMNS):
+                for e in range(VECTOR):
+                    s[r * COLUMNS + j] += a[r * VECTOR + e] * c[j * VECTOR + e]
+
+    def add_values(both, weights, acc, a, tx, ty, key, careful):
+        """acc += weights @ values over the keys key .. key + 3, the same balance. A careful one leaves out what is hidden."""
+        for r in range(ROWS):
+            for e in range(VECTOR):
+                a[r * VECTOR + e] = weights[(ty * u32(ROWS) + u32(r)) * u32(block_k) + key + u32(e)]
+        for e in range(VECTOR):
+            for i in range(outs):
+                dim = u32(i // width * across * width) + tx * u32(width) + u32(i % width)
+                value = both[u32(values_at) + (key + u32(e)) * u32(D) + dim]
+                for r in range(ROWS):
+                    if not careful or a[r * VECTOR + e] >= f32(0):
+                        acc[r * outs + i] += a[r * VECTOR + e] * value
 
     def registers(x):
         t, row_tile, h, b = u32(cuda.threadIdx.x), u32(cuda.blockIdx.x), u32(cuda.blockIdx.y), u32(cuda.blockIdx.z)
-        H, G, N, S = u32(x.H), u32(x.G), u32(x.N), u32(x.S)
         tx, ty = t % u32(across), t // u32(across)
         both = cuda.shared.array(both_size, f32, alignment=16)
         weights = cuda.shared.array(weights_size, f32, alignment=16)
@@ -60,107 +122,107 @@ def make_registers(D, block_q, block_k, biased, capped):
         c = cuda.local.array(c_size, f32)
         top = cuda.local.array(ROWS, f32)
         total = cuda.local.array(ROWS, f32)
-        for i in range(ROWS * outs):
+        for i in range(acc_size):
             acc[i] = f32(0)
         for r in range(ROWS):
-            top[r] = LOW
+            top[r] = FLOOR
             total[r] = f32(0)
-        queries = (b * H + h) * N                                     # number of this head's first query, and key
-        keys = (b * G + h // (H // G)) * S
+        queries = (b * u32(x.H) + h) * u32(x.N)                       # number of this head's first query, and key
+        keys = (b * u32(x.G) + h // (u32(x.H) // u32(x.G))) * u32(x.S)
         row = row_tile * u32(block_q)
-        columns = (S + u32(block_k - 1)) // u32(block_k)
-        first_tile = b * u32(x.kind_b) + h * u32(x.kind_h) + row_tile * columns
-        for column in range(columns):
-            tile = first_tile + u32(column)
+        mine = row + ty * u32(ROWS)                                   # this thread's first query
+        columns = (u32(x.S) + u32(block_k - 1)) // u32(block_k)
+        tile = b * u32(x.kind_b) + h * u32(x.kind_h) + row_tile * columns
+        last_rows = row + u32(block_q) > u32(x.N)
+        if chunks == 1:
+            fetch_queries(x.q, both, 0, t, queries, 0, row, u32(x.N), True)
+        start = u32(0)
+        while start < u32(x.S):
             kind = x.kind[tile]
-            if kind == EMPTY:
-                continue
-            start = u32(column) * u32(block_k)
-            for i in range(ROWS * COLUMNS):
-                s[i] = f32(0)
-            for part in range(chunks):
-                cuda.syncthreads()                                    # everyone is done with what stands there
-                for i in range(t, left_size, threads):
-                    n, d = row + u32(i) // u32(chunk), u32(i) % u32(chunk)
-                    both[u32(i)] = x.q[(queries + n) * u32(D) + u32(part * chunk) + d] * x.scale if n < N else f32(0)
-                for i in range(t, right_size, threads):
-                    key, d = u32(i) // u32(chunk), u32(i) % u32(chunk)
-                    place = key * u32(chunk) + (d // u32(VECTOR) ^ key & u32(swizzle)) * u32(VECTOR) + d % u32(VECTOR)
-                    there = (keys + start + key) * u32(D) + u32(part * chunk) + d
-                    both[u32(left_size) + place] = x.k[there] if start + key < S else f32(0)
-                cuda.syncthreads()
-                for d in range(0, chunk, VECTOR):
-                    for r in range(ROWS):
-                        for e in range(VECTOR):
-                            a[r * VECTOR + e] = both[(ty * u32(ROWS) + u32(r)) * u32(chunk) + u32(d) + u32(e)]
-                    for j in range(COLUMNS):
-                        for e in range(VECTOR):
-                            key = tx + u32(across * j)
-                            place = key * u32(chunk) + (u32(d) // u32(VECTOR) ^ key & u32(swizzle)) * u32(VECTOR)
-                            c[j * VECTOR + e] = both[u32(left_size) + place + u32(e)]
-                    for r in range(ROWS):
-                        for j in range(COLUMNS):
-                            for e in range(VECTOR):
-                                s[r * COLUMNS + j] += a[r * VECTOR + e] * c[j * VECTOR + e]
-            for r in range(ROWS):
-                n = row + ty * u32(ROWS) + u32(r)
-                best = LOW
-                for j in range(COLUMNS):
-                    key = tx + u32(across * j)
-                    score = s[r * COLUMNS + j]
+            if kind != EMPTY:
+                last = start + u32(block_k) > u32(x.S)                # keys beyond the last are in this tile
+                for i in range(s_size):
+                    s[i] = f32(0)
+                for part in range(chunks):
+                    cuda.syncthreads()                                # everyone is done with what stands there
+                    if chunks > 1 and last_rows:
+                        fetch_queries(x.q, both, 0, t, queries, part, row, u32(x.N), True)
+                    elif chunks > 1:
+                        fetch_queries(x.q, both, 0, t, queries, part, row, u32(x.N), False)
+                    if last:
+                        fetch_keys(x.k, both, left_size, t, keys, part, start, u32(x.S), True)
+                    else:
+                        fetch_keys(x.k, both, left_size, t, keys, part, start, u32(x.S), False)
+                    cuda.syncthreads()
+                    for d in range(0, chunk, 2 * VECTOR):             # two at a time, so that the loop itself costs half
+                        dot(both, s, a, c, tx, ty, u32(d))
+                        dot(both, s, a, c, tx, ty, u32(d) + u32(VECTOR))
+                for i in range(s_size):
+                    s[i] *= x.scale
                     if capped:
-                        score = x.softcap * math.tanh(score / x.softcap)
-                    if biased and n < N and start + key < S:
-                        score += x.bias[b * u32(x.bias_b) + h * u32(x.bias_h) + n * u32(x.bias_n) + (start + key) * u32(x.bias_s)]
-                    hidden = start + key >= S
-                    if kind != FULL:
-                        at = (u32(x.stored[tile]) * u32(block_q) + ty * u32(ROWS) + u32(r)) * u32(block_k) + key
-                        hidden = hidden or x.partial[at] == 0
-                    s[r * COLUMNS + j] = LOW if hidden else score
-                    best = max(best, s[r * COLUMNS + j])
-                step = half
-                while step > 0:
-                    best = max(best, cuda.shfl_xor_sync(0xFFFFFFFF, best, step))
-                    step //= 2
-                best = max(best, top[r])
-                fade = math.exp(top[r] - best)
-                top[r] = best
-                here = f32(0)
-                for j in range(COLUMNS):
-                    p = math.exp(s[r * COLUMNS + j] - best) if s[r * COLUMNS + j] > LOW else f32(0)
-                    here += p
-                    weights[(ty * u32(ROWS) + u32(r)) * u32(block_k) + tx + u32(across * j)] = p
-                total[r] = total[r] * fade + here
-                for i in range(outs):
-                    acc[r * outs + i] *= fade
-            cuda.syncthreads()                                        # the keys have been read, the weights are written
-            for i in range(t, block_k * D, threads):
-                key = u32(i) // u32(D)
-                inside = start + key < S
-                both[u32(i)] = x.v[(keys + start) * u32(D) + u32(i)] if inside else f32(0)
-            cuda.syncthreads()
-            for key in range(0, block_k, VECTOR):
+                        s[i] = x.softcap * math.tanh(s[i] / x.softcap)
+                if biased:
+                    for i in range(s_size):
+                        n, key = mine + u32(i // COLUMNS), start + tx + u32(i % COLUMNS * across)
+                        if n < u32(x.N) and key < u32(x.S):
+                            s[i] += x.bias[b * u32(x.bias_b) + h * u32(x.bias_h) + n * u32(x.bias_n) + key * u32(x.bias_s)]
+                if last:
+                    for i in range(s_size):
+                        if start + tx + u32(i % COLUMNS * across) >= u32(x.S):
+                            s[i] = LOW
+                if kind != FULL:
+                    stored = (u32(x.stored[tile]) * u32(block_q) + ty * u32(ROWS)) * u32(block_k) + tx
+                    for i in range(s_size):
+                        if x.partial[stored + u32(i // COLUMNS * block_k + i % COLUMNS * across)] == 0:
+                            s[i] = LOW
                 for r in range(ROWS):
-                    for e in range(VECTOR):
-                        a[r * VECTOR + e] = weights[(ty * u32(ROWS) + u32(r)) * u32(block_k) + u32(key) + u32(e)]
-                for e in range(VECTOR):
+                    best = top[r]
+                    for j in range(COLUMNS):
+                        best = max(best, s[r * COLUMNS + j])
+                    step = across // 2
+                    while step > 0:
+                        best = max(best, cuda.shfl_xor_sync(0xFFFFFFFF, best, step))
+                        step //= 2
+                    fade = math.exp(top[r] - best)
+                    top[r] = best
+                    total[r] *= fade
                     for i in range(outs):
-                        dim = u32(i // width * across * width) + tx * u32(width) + u32(i % width)
-                        value = both[(u32(key) + u32(e)) * u32(D) + dim]
-                        for r in range(ROWS):
-                            acc[r * outs + i] += a[r * VECTOR + e] * value
+                        acc[r * outs + i] *= fade
+                    for j in range(COLUMNS):
+                        p = math.exp(s[r * COLUMNS + j] - best)       # 0 for LOW, which is far below any best
+                        total[r] += p
+                        if kind != FULL and s[r * COLUMNS + j] == LOW:
+                            p = f32(-1)                               # the weight is 0, and the value may be NaN
+                        weights[(ty * u32(ROWS) + u32(r)) * u32(block_k) + tx + u32(across * j)] = p
+                cuda.syncthreads()                                    # the keys have been read, the weights are written
+                if last:
+                    fetch_values(x.v, both, values_at, t, keys, 0, start, u32(x.S), True)
+                    cuda.syncthreads()
+                    clear_values(both, t, (u32(x.S) - start) * u32(D))
+                else:
+                    fetch_values(x.v, both, values_at, t, keys, 0, start, u32(x.S), False)
+                cuda.syncthreads()
+                if kind == FULL:
+                    for key in range(0, block_k, 2 * VECTOR):
+                        add_values(both, weights, acc, a, tx, ty, u32(key), False)
+                        add_values(both, weights, acc, a, tx, ty, u32(key) + u32(VECTOR), False)
+                else:
+                    for key in range(0, block_k, VECTOR):
+                        add_values(both, weights, acc, a, tx, ty, u32(key), True)
+            tile += u32(1)
+            start += u32(block_k)
         for r in range(ROWS):
-            step = half
+            step = across // 2
             while step > 0:
                 total[r] += cuda.shfl_xor_sync(0xFFFFFFFF, total[r], step)
                 step //= 2
-            n = row + ty * u32(ROWS) + u32(r)
-            if n < N:
+            n = mine + u32(r)
+            if n < u32(x.N):
                 share = f32(1) / total[r] if total[r] > f32(0) else f32(0)
                 for i in range(outs):
                     dim = u32(i // width * across * width) + tx * u32(width) + u32(i % width)
                     x.out[(queries + n) * u32(D) + dim] = acc[r * outs + i] * share
-                if tx == 0:
+                if tx == u32(0):
                     x.lse[queries + n] = top[r] + math.log(total[r]) if total[r] > f32(0) else f32(-math.inf)
 
     return registers
