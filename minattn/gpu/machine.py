@@ -96,7 +96,8 @@ def number(pattern, text):
 
 def read(text):
     """(Counter of all opcodes, loops) of disassembled code."""
-    code, labels, jumps, waiting = [], {}, [], []
+    code, jumps, waiting = [], [], []
+    labels: dict = {}
     for line in text.splitlines():
         if label := LABEL.match(line.strip()):
             waiting.append(label[1])
