@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import secrets
+import shlex
 from pathlib import Path
 from urllib.parse import quote
 
@@ -55,7 +56,9 @@ def run(options):
     folder = options.folder if options.folder or in_place else Path(INSTALLED_FOLDER)
     place = shipped if folder is None else Path(os.path.expanduser(folder)).absolute()
     if options.check is not None:
-        return run_check(overview.pick(shipped, options.check)[1], place, in_place, as_json=options.json)
+        source, lay = overview.pick(shipped, options.check)[1], ["minattn", "learn"]
+        lay += ["--folder", str(options.folder)] if options.folder else []
+        return run_check(source, place, in_place, as_json=options.json, lay=shlex.join(lay))
     if options.reset is not None:
         _, source = overview.pick(shipped, options.reset)
         print(reset.report(place / source.name, *reset.reset(source, place / source.name, clone=in_place)))
@@ -68,9 +71,15 @@ def run(options):
     return 0
 
 
-def run_check(source, place, in_place, *, as_json):
-    """Print a verdict for each exercise of the lesson `source`, answered in the folder `place`; 0 if all pass, else 1."""
-    number, mine = overview.pick(place, source.name[:2])
+def run_check(source, place, in_place, *, as_json, lay):
+    """Print a verdict for each exercise of the lesson `source`, answered in the folder `place`; 0 if all pass, else 1.
+
+    `lay` is the command that lays the lessons there, for whoever has none yet.
+    """
+    try:
+        number, mine = overview.pick(place, source.name[:2])
+    except OptionError as error:
+        raise OptionError(f"{error}; to lay the lessons there and open them: {lay}") from error
     verdicts = check.check(notebook.parse(reset.as_shipped(source, in_place), source.name), mine)
     print(json.dumps({"lesson": number, "notebook": str(mine), "exercises": verdicts}, indent=1) if as_json
           else check.table(verdicts))

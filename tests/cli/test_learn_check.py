@@ -82,8 +82,9 @@ def test_an_earlier_cell_that_fails_is_said_to(mine, capsys, two):
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--check", "07"], "no lesson '07' in"),
-    (["--check", "01", "--folder", "elsewhere"], "there are none"),
-    (["--check", "01"], "there are none"),
+    (["--check", "01", "--folder", "else where"],
+     "there are none; to lay the lessons there and open them: minattn learn --folder 'else where'\n"),
+    (["--check", "01"], "there are none; to lay the lessons there and open them: minattn learn\n"),
     (["--json"], "--json goes with --check"),
     (["--reset", "07"], "no lesson '07' in"),
 ])
