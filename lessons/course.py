@@ -8,8 +8,9 @@ equal, none is 0 or 1, and 'sat' looks most at 'cat'. `CONTEXT` is the same sent
     H  2 heads of    D  2 numbers each, or one head with D = 4
 
 **The real thing.** `model()` is SmolLM2, a language model of 135 million parameters that runs in plain NumPy. Its
-weights (93 MB to fetch) are fetched once. Without them and without a network it is None, and `real(name)` reads from
-the folder maps/ what the model gave on another day, in half precision: the lessons work, and say which one they use.
+weights (93 MB to fetch, 98 MB on disk) are fetched once. Without them and without a network it is None, and
+`real(name)` reads from the folder maps/ what the model gave on another day, in half precision: the lessons work, and
+say which one they use.
 Each entry of maps/ is made by the function of the same name in recipes.py.
 
 **Experiments.** The functions at the end change the model, or say how well it predicts, for more than one lesson.

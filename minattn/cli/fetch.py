@@ -16,5 +16,5 @@ def run(options):
     before = download.find(options.name)
     path = download.fetch(options.name)
     print(f"{options.name} {'was here already' if path == before else 'is here now'}: {path}")
-    print(f"{path.stat().st_size / 1e6:.1f} MB, sha256 as published, licence {source.licence}")
+    print(f"{path.stat().st_size / 1e6:.1f} MB on disk, sha256 as published, licence {source.licence}")
     return 0

@@ -96,7 +96,7 @@ def fetch(name, *, progress=None):
     Parameters
     ----------
     name : str
-        "smollm2" (SmolLM2-135M-Instruct, Apache-2.0, 93 MB to fetch).
+        "smollm2" (SmolLM2-135M-Instruct, Apache-2.0, 93 MB to fetch, 98 MB on disk).
     progress : bool, optional
         Show a progress bar; by default where somebody can see it.
 

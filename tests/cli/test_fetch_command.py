@@ -23,7 +23,7 @@ def test_it_says_where_they_lie_and_under_which_licence(cache, monkeypatch, caps
     assert main(["fetch", "smollm2"]) == 0
     shown = capsys.readouterr().out
     assert f"is here now: {file}" in shown
-    assert "1.2 MB" in shown
+    assert "1.2 MB on disk" in shown
     assert "Apache-2.0" in shown
     assert main(["fetch", "smollm2"]) == 0
     assert f"was here already: {file}" in capsys.readouterr().out
