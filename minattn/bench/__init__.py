@@ -11,6 +11,7 @@
     worker.py    the process of one rival                   machine.py   what this machine is
     check.py     is the answer right? asked before timing   run.py       all of it, in order
     memory.py    what the system says a process holds       report.py, figure.py   text; a picture
+    linear.py    the linear family: cases and rivals of its own
 
 A shared machine is noisy, so nothing here rests on one measurement: only on ratios of turns that stand next to each other,
 and a turn during which other programs took the cores away is known by that and marked.

@@ -7,6 +7,7 @@
             five products (Dao 2023, arXiv:2307.08691, section 4.1)
     bytes   keys and values once, which is what a step of decoding must read
 """
+import functools
 import zlib
 from dataclasses import dataclass, replace
 
@@ -69,6 +70,7 @@ class Case:
         return self.bytes if self.reads else self.flops
 
 
+@functools.singledispatch
 def inputs(case):
     """q, k, v and where there is a backward dout, (1, H or G, N or S, D) in float32; the same in every process."""
     rng = np.random.default_rng(zlib.crc32(case.name.encode()))

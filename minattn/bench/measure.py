@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .check import LIMIT, expected, relative_error
-from .rivals import PLAIN
+from .rivals import OWN, PLAIN
 from .worker import Worker
 
 LEAST, MOST = 3, 15                                                   # rounds
@@ -135,7 +135,7 @@ class Bench:
             if rival in PLAIN and answer["first"] > budget:           # too slow for another: the first call is its turn
                 turns[rival] = turn_taken(answer, entry)
         held_against = [name for name, _ in case.goals]
-        done = rounds(turns, budget, always=("cpu", *held_against))
+        done = rounds(turns, budget, always=(*OWN, *held_against))
         for rival in turns:
             self.worker(rival, case.threads).ask("rest")
         return {

@@ -1,12 +1,13 @@
 """The result of a run as text."""
 import math
 
-from .rivals import LABELS
+from .rivals import LABELS, OWN
 
 TITLES = {
     "forward": "Forward", "backward": "Forward and backward", "decode": "Decoding: one query, every key read once",
     "window": "Sliding window; PyTorch gets the same boolean mask", "score_mod": "A score modifier: ALiBi",
     "sgemm": "Against a matrix product, with one thread",
+    "forms": "The linear family: its forms", "crossing": "Linear attention, beside full causal attention",
 }
 BUSY = 0.5                                                            # of a load per core, before the run began
 
@@ -15,7 +16,8 @@ def text(result):
     """Everything, as lines that fit a wide terminal."""
     parts = [head(result), compiling(result["compile"], result["rows"])]
     parts += [group(name, [row for row in result["rows"] if row["group"] == name], result["ceilings"]) for name in TITLES]
-    parts += [means(result["rows"]), slopes(result["scaling"]), peaks(result["memory"])]
+    parts += [means(result["rows"]), slopes(result["scaling"], "one head, D 64"),
+              slopes(result["linear"], "D 64; prefill one head, decoding 8"), peaks(result["memory"])]
     return "\n\n".join(filter(None, parts))
 
 
@@ -90,7 +92,7 @@ def versus(row, rival, entry, other):
     if ratio is None:
         return ""
     goal = row["goals"][other]
-    verdict = "" if goal is None or rival != "cpu" else f" {'>=' if ratio['median'] >= goal else '<'} {goal:g}"
+    verdict = "" if goal is None or rival not in OWN else f" {'>=' if ratio['median'] >= goal else '<'} {goal:g}"
     return f"{shown(ratio)}{verdict}"
 
 
@@ -117,17 +119,17 @@ def means(rows):
     return f"This kernel, times PyTorch, geometric mean of the forward rows: {listed}"
 
 
-def slopes(series):
+def slopes(series, told):
     if not series:
         return ""
-    lines = ["Time against N (one head, D 64): t = c N^slope"]
+    lines = [f"Time against N ({told}): t = c N^slope"]
     for one in series:
         if one["slope"] is None:
             said = one["why"]
         else:
             low, high = one["points"][0], one["points"][-1]
             said = (f"slope {shown(one['slope'])}, "
-                    f"{low['median'] * 1e3:.1f} ms at N {low['N']} to {high['median'] * 1e3:.1f} ms at N {high['N']}")
+                    f"{low['median'] * 1e3:.3g} ms at N {low['N']} to {high['median'] * 1e3:.3g} ms at N {high['N']}")
         lines.append(f"{one['series']:<36}{LABELS[one['rival']]:<14}  {said}")
     return "\n".join(lines)
 

@@ -8,10 +8,12 @@
     compile     for each kernel the seconds of its first call, without a cache and from it
     scaling     seconds against N, with the slope                                        (scaling.py)
     memory      bytes beyond inputs and results against N
+    linear      as scaling, of the linear family                                         (linear.py)
 
 Numbers are in seconds, bytes, FLOPs and their quotients; a spread is {median, low, high, n, quiet}; what could not be
 measured is null, with the reason under "why".
 """
+import functools
 import os
 import tempfile
 from time import perf_counter
@@ -20,12 +22,13 @@ from .. import __version__
 from ..core.errors import OptionError
 from ..core.shapes import count
 from . import cases, machine, scaling
+from . import linear as family
 from .measure import Bench
 
 PARTS = ("compile", *cases.GROUPS, "scaling", "memory")
 
 
-def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda text: None):
+def run(*, threads=None, quick=False, only=None, linear=False, budget=None, progress=lambda text: None):
     """Measure.
 
     Parameters
@@ -36,8 +39,10 @@ def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda te
         Fewer and smaller cases, less time for each.
     only : sequence of str, optional
         Names out of PARTS; without it, all of them, but with `quick` not "compile", which takes longer than the rest.
+    linear : bool
+        The linear family instead of attention: rows and slopes of its own, and no other part.
     budget : float, optional
-        Seconds for the rounds of one case: 3, or 0.8 with `quick`.
+        Seconds for the rounds of one case: 3, or 2 with `linear`, 0.8 with `quick`.
     progress : callable
         Is told in words what is measured next.
 
@@ -54,11 +59,11 @@ def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda te
     threads = machine.cores() if threads is None else count("--threads", threads, 1)
     if threads > machine.cores():
         raise OptionError(f"--threads is {threads}, but this process may use {machine.cores()} cores")
-    only = tuple(only or (part for part in PARTS if not (quick and part == "compile")))
+    only = () if linear else tuple(only or (part for part in PARTS if not (quick and part == "compile")))
     for part in only:
         if part not in PARTS:
             raise OptionError(f"--only {part}: there is {', '.join(PARTS)}")
-    budget = (0.8 if quick else 3.0) if budget is None else budget
+    budget = (0.8 if quick else 2.0 if linear else 3.0) if budget is None else budget
     start = perf_counter()
     result = {"minattn": __version__, "threads": threads, "quick": quick, "only": list(only), "machine": machine.describe()}
     with tempfile.TemporaryDirectory(prefix="minattn-bench-") as folder, Bench(threads) as bench:
@@ -70,15 +75,17 @@ def run(*, threads=None, quick=False, only=None, budget=None, progress=lambda te
         progress("ceilings")
         before = ceilings(bench, quick, budget)
         result["rows"] = []
-        for case in (case for case in cases.table(quick) if case.group in only):
+        for case in family.table(quick) if linear else [case for case in cases.table(quick) if case.group in only]:
             progress(f"{case.group}: {case.name}")
             result["rows"].append(bench.row(case, budget))
         progress("ceilings again")
         after = ceilings(bench, quick, budget)
         result["ceilings"] = {name: max(before[name], after[name], key=better) for name in before}
+        result["linear"] = family.slopes(bench, quick, budget, progress) if linear else []
         result["scaling"] = timed_series(bench, quick, budget, progress) if "scaling" in only else []
         bench.close()
-        progress("peak memory")
+        if "memory" in only:
+            progress("peak memory")
         result["memory"] = scaling.peaks(bench, scaling.memory_lengths(quick)) if "memory" in only else []
     result["machine"]["load_after"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {**result, "seconds": perf_counter() - start}
@@ -114,5 +121,6 @@ def timed_series(bench, quick, budget, progress):
     for name, told, rivals in scaling.series(quick):
         for rival, sizes in rivals.items():
             progress(f"scaling: {name}, {rival}")
-            found.append({"series": name, **scaling.times(bench, rival, sizes, budget, **told)})
+            problem = functools.partial(scaling.one_head, **told)
+            found.append({"series": name, **scaling.times(bench, rival, sizes, budget, problem)})
     return found

@@ -44,11 +44,11 @@ def memory_lengths(quick=False):
             "torch": [1024, 4096, 16384, 65536]}
 
 
-def times(bench, rival, sizes, budget, **options):
-    """One rival at every length, the lengths taking turns: points, the slope with its spread, or why there is none."""
+def times(bench, rival, sizes, budget, problem):
+    """One rival at `problem(N)` for every N, these taking turns: points, the slope with its spread, or why there is none."""
     worker, turns, why = bench.worker(rival), {}, None
     for N in sizes:
-        case = one_head(N, **options)
+        case = problem(N)
         entry = worker.ask("case", case)
         if entry["state"] != "ready":
             why = entry["why"]

@@ -84,7 +84,7 @@ class Rival:
         """Make a case ready and call it once; its answer, to be checked, and how long the first call took."""
         from .cases import inputs
         from .check import sample
-        from .rivals import CEILINGS, RIVALS
+        from .rivals import RIVALS, UNCHECKED
 
         arrays = inputs(case)
         lost, start = switches(), perf_counter()
@@ -93,7 +93,7 @@ class Rival:
         first = perf_counter() - start
         quiet = left_alone(switches() - lost, first)
         self.calls[case], self.first[case] = call, first
-        got = [] if self.name in CEILINGS else sample(case, results)
+        got = [] if self.name in UNCHECKED else sample(case, results)
         return {"state": "ready", "first": first, "quiet": quiet, "sample": got}
 
     def turn(self, case, seconds=TURN):

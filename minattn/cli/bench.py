@@ -18,6 +18,8 @@ def add(commands):
     parser.add_argument("--quick", action="store_true", help="smaller and fewer cases, half a minute")
     parser.add_argument("--only", nargs="+", metavar="PART", help="compile, forward, backward, decode, window, score_mod, "
                         "sgemm, scaling or memory (default: all; with --quick all but compile)")
+    parser.add_argument("--linear", action="store_true", help="the linear family instead of attention: its forms, slopes, "
+                        "decoding, and where it passes full attention; a minute")
     parser.add_argument("--threads", type=int, help="for every way (default: one for each core)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to this file")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw time and memory against N: FILE.png makes "
@@ -30,13 +32,16 @@ def run(options):
     from ..bench import report
     from ..bench.run import PARTS, run
 
+    if options.linear and (options.only or options.figure):
+        raise OptionError("--linear is a run of its own, without --only and --figure")
     only = options.only or PARTS
     if options.figure and not {"scaling", "memory"} <= set(only):
         raise OptionError("--figure draws scaling and memory: name both in --only, or leave --only out")
     for name in ("json", "figure"):
         if getattr(options, name) is not None:
             setattr(options, name, writable(f"--{name}", Path(os.path.expanduser(getattr(options, name)))))
-    result = run(threads=options.threads, quick=options.quick, only=options.only, progress=progress(perf_counter()))
+    result = run(threads=options.threads, quick=options.quick, only=options.only, linear=options.linear,
+                 progress=progress(perf_counter()))
     print(report.text(result))
     files = {}
     if options.json:

@@ -20,22 +20,34 @@ __all__ = ["FORMS", "can_start"]
 
 
 def forward(x: Inputs, chunk):
-    """What the queries read, (P, R, N, Dv), and the last state, (P, D, Dv)."""
-    (P, R, N, D), Dv = x.q.shape, x.v.shape[-1]
+    """The result, (P, R, N, Dv), and the last state, (P, D, Dv)."""
+    (P, R, N, D), Dv = x.q.shape, x.values.shape[-1]
     if N == 0 or P == 0:
         return np.zeros((P, R, N, Dv), np.float32), x.state
     q, k, *_ = ready(x.q, x.k[:, None])
     a, b, *_ = (k, k) if x.a is None or x.b is None else ready(x.a[:, None], x.b[:, None])
     g = ready(x.g[:, None])[0] if x.g.shape[-1] > 1 else x.g[:, None]
-    v = x.v[:, None] if x.v.strides[-1] == x.v.itemsize else np.ascontiguousarray(x.v)[:, None]
-    columns = -(-Dv // LANES) * LANES
-    state, out = zeros(P, k.shape[3], columns), aligned(P, R, N, columns)
-    state[:, :D, :Dv] = x.state
-    threads = numba.get_num_threads()
-    width, erase = width_of(P, columns, threads), x.a is not None
-    work = zeros(threads, 1, 1, kernels.workspace(R, k.shape[3], width, 1 + erase))
-    run(kernel(), threads, np.zeros(1, np.int64), work, q, k, v, g, a, b, state, out, width, min(chunk, kernels.TOKENS), erase)
-    return out[..., :Dv], state[:, :D, :Dv]
+    v = x.values if x.values.strides[-1] == x.values.itemsize else np.ascontiguousarray(x.values)
+    out, erase, threads = aligned(P, R, N, Dv), x.a is not None, numba.get_num_threads()
+    columns = out.shape[3]
+    width = width_of(P, columns, threads)
+    starts, more = range(0, columns, width), LANES * x.normalize
+    state = zeros(P, len(starts), k.shape[3], width + more)
+    for share, start in enumerate(starts):
+        part = x.state[..., start:min(start + width, Dv)]
+        state[:, share, :D, :part.shape[-1]] = part
+        if x.normalize:
+            state[:, share, :D, min(width, columns - start)] = x.state[..., Dv]
+    work = zeros(threads, 1, 1, kernels.workspace(R, k.shape[3], width + more, 1 + erase))
+    run(kernel(), threads, np.zeros(1, np.int64), work, q, k, v[:, None], g, a, b, state, out, width,
+        min(chunk, kernels.TOKENS), np.float32(x.scale), erase, x.normalize)  # fmt: skip
+    last = np.empty_like(x.state)
+    for share, start in enumerate(starts):
+        part = last[..., start:min(start + width, Dv)]
+        part[...] = state[:, share, :D, :part.shape[-1]]
+    if x.normalize:
+        last[..., Dv] = state[:, 0, :D, min(width, columns)]
+    return out[..., :Dv], last
 
 
 # a chunk is a tile of the kernel, as far as it goes; token by token is one token a chunk
@@ -50,7 +62,7 @@ def width_of(P, columns, threads):
 
 @functools.cache
 def kernel():
-    given, made, three, counter = array_types(np.dtype(np.float32))
-    n, given6 = types.intp, [given] * 6
-    signature = types.void(n, counter, made, *given6, three, made, n, n, types.boolean)
+    given, made, _, counter = array_types(np.dtype(np.float32))
+    n, given6, flag = types.intp, [given] * 6, types.boolean
+    signature = types.void(n, counter, made, *given6, made, made, n, n, types.float32, flag, flag)
     return compiled(kernels.recurrence, signature, parallel=True)

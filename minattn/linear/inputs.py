@@ -5,6 +5,7 @@
 P counts the states: every KV head of every row of the batch has its own. R = H // G query heads read each of them. With
 `normalize`, v and the state carry one more column, in which every value is 1: what q reads there is its normaliser.
 """
+import functools
 import math
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ class Inputs:
 
     q: np.ndarray
     k: np.ndarray
-    v: np.ndarray
+    values: np.ndarray                # v without the column of the normaliser
     g: np.ndarray                     # log decay, <= 0
     a: np.ndarray | None              # erase: a (b^T S), both or neither
     b: np.ndarray | None
@@ -32,6 +33,11 @@ class Inputs:
     rank: int                         # axes of the caller's k
     dtype: np.dtype                   # of the results
     rows: dict                        # what else a mechanism has for each token, by name: (P, N, D or 1)
+
+    @functools.cached_property
+    def v(self):
+        ones = np.ones_like(self.values[..., :1])
+        return np.concatenate([self.values, ones], axis=-1) if self.normalize else self.values
 
     def finish(self, read):
         """(P, R, N, Dv) from what the queries read: the normaliser, where there is one, is its last column."""
@@ -103,13 +109,11 @@ def prepare(q, k, v, *, log_decay=None, erase=None, normalize=False, scale=1.0, 
         part = np.broadcast_to(parts[name], (*lead, heads, *shape[-2:])).reshape(shape)
         return part.astype(work, copy=False)
 
-    values = flat(names["v"], P, N, v.shape[-1])
-    if normalize:
-        values = np.concatenate([values, np.ones((P, N, 1), work)], axis=-1)
     g = np.zeros((P, N, 1), work) if log_decay is None else flat(names["log_decay"], P, N, log_decay.shape[-1])
     rows = {name: flat(name, P, N, row.shape[-1]) for name, row in rows.items()}
     return Inputs(
-        q=flat(names["q"], P, H // G, N, D, heads=H), k=flat(names["k"], P, N, D), v=values, g=g,
+        q=flat(names["q"], P, H // G, N, D, heads=H), k=flat(names["k"], P, N, D),
+        values=flat(names["v"], P, N, v.shape[-1]), g=g,
         a=rows.get("erase[0]"), b=rows.get("erase[1]"), rows=rows, rank=k.ndim,
         state=np.zeros((P, D, Dv), work) if state is None else flat(names["state"], P, D, Dv).copy(),
         scale=number("scale", scale), normalize=bool(normalize), lead=lead, heads=() if headless else (H, G), dtype=dtype,

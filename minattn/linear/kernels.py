@@ -30,6 +30,7 @@ from ..flash.threads import take
 from ..flash.tiles import PANEL, ROWS, product, product_more, product_tile
 
 TOKENS = 16
+SMALLEST = 1e-30                      # of a normaliser whose inverse is taken
 narrow, narrow_more = product_tile("zero", columns=1), product_tile("C", columns=1)
 
 
@@ -81,9 +82,9 @@ def decays(p_steps, p_whole, p_lost, g, p, n, count, D):
 
 
 @njit
-def load_values(p_values, v, p, n, count, first, width, W):
-    """Columns first .. first + width of v to every W-th row; those that v does not have are 0."""
-    real = max(0, min(width, v.shape[3] - first))
+def load_values(p_values, v, p, n, count, first, columns, width, W):
+    """Columns of v, from `first` on, to every W-th row; then those that v does not have, 0, and the 1 of the normaliser."""
+    real = min(columns, v.shape[3] - first)
     full = real // LANES * LANES
     for i in range(count):
         source, row = plus(at(v, p, 0, n + i), first), plus(p_values, i * W * width)
@@ -94,6 +95,8 @@ def load_values(p_values, v, p, n, count, first, width, W):
             target[full:] = 0
             for column in range(full, real):
                 target[column] = numbers[column]
+            if columns < width:
+                target[columns] = 1
 
 
 @njit
@@ -123,14 +126,14 @@ def meet(p_q, p_b, p_writes, p_scores, p_erased, p_steps, p_since, q, k, a, b, p
 
 
 @njit
-def from_state(c, width, x, state, columns, D):
+def from_state(c, width, x, state, stride, D):
     """C (ROWS, width) = X (ROWS, D) S"""
     column = 0
     while column + PANEL <= width:
-        product(plus(c, column), width, x, D, 1, plus(state, column), columns, D, c)
+        product(plus(c, column), width, x, D, 1, plus(state, column), stride, D, c)
         column += PANEL
     while column < width:
-        narrow(plus(c, column), width, x, D, 1, plus(state, column), columns, D, c)
+        narrow(plus(c, column), width, x, D, 1, plus(state, column), stride, D, c)
         column += LANES
 
 
@@ -170,9 +173,26 @@ def finite(p_values, size):
 
 
 @njit
-def tile(work, q, k, v, g, a, b, state, out, p, first, width, W, n, count):
+def finish(p_out, row, columns, width, scale):
+    """What a query has read, times scale, and over its normaliser, which comes after the columns; 0 / 0 is 0."""
+    bottom = carray(row, width)[columns] if columns < width else np.float32(1)
+    if abs(bottom) > SMALLEST:
+        factor = splat(np.float32(scale / bottom))
+        for column in range(0, columns, LANES):
+            store(p_out, column, mul(load(row, column), factor))
+    else:                                                    # also where it is NaN
+        out, read = carray(p_out, columns), carray(row, columns)
+        for column in range(columns):
+            if bottom != 0:
+                out[column] = scale * (read[column] / bottom)
+            else:
+                out[column] = read[column] * np.copysign(np.float32(np.inf), bottom) if read[column] != 0 else 0
+
+
+@njit
+def tile(work, q, k, v, g, a, b, state, out, p, share, first, columns, W, scale, normalize, n, count):
     """Tokens n .. n + count of these columns of state p; False, with nothing done, where they must be taken one by one."""
-    R, D, columns = q.shape[1], q.shape[3], state.shape[2]
+    R, D, stride, width = q.shape[1], q.shape[3], state.shape[3], columns + LANES * normalize
     p_steps = work
     p_since = plus(p_steps, TOKENS * D)
     p_whole = plus(p_since, D)
@@ -184,53 +204,52 @@ def tile(work, q, k, v, g, a, b, state, out, p, first, width, W, n, count):
     p_erased = plus(p_scores, R * TOKENS * W * TOKENS)
     p_values = plus(p_erased, TOKENS * W * TOKENS)
     p_read = plus(p_values, W * TOKENS * width)
-    p_state = plus(at(state, p, 0, 0), first)
+    p_state = at(state, p, share, 0)
 
     decays(p_steps, p_whole, p_lost, g, p, n, count, D)
-    load_values(p_values, v, p, n, count, first, width, W)
+    load_values(p_values, v, p, n, count, first, columns, width, W)
     meet(p_q, p_b, p_writes, p_scores, p_erased, p_steps, p_since, q, k, a, b, p, n, count, W)
     if W == 2:
         for i in range(0, count, ROWS):
-            from_state(plus(p_read, i * width), width, plus(p_b, i * D), p_state, columns, D)
+            from_state(plus(p_read, i * width), width, plus(p_b, i * D), p_state, stride, D)
         solve(p_values, p_read, p_erased, width, count)
     if count > 1 and not finite(p_values, W * count * width):
         return False
     for r in range(R):
         for i in range(r * TOKENS, r * TOKENS + count, ROWS):
             depth = W * min(i - r * TOKENS + ROWS, count)
-            from_state(plus(p_read, i * width), width, plus(p_q, i * D), p_state, columns, D)
+            from_state(plus(p_read, i * width), width, plus(p_q, i * D), p_state, stride, D)
             add_product(plus(p_read, i * width), width, width, plus(p_scores, i * W * TOKENS), W * TOKENS, 1, p_values, depth)
         for i in range(count):
-            p_out, row = plus(at(out, p, r, n + i), first), plus(p_read, (r * TOKENS + i) * width)
-            for column in range(0, width, LANES):
-                store(p_out, column, load(row, column))
+            finish(plus(at(out, p, r, n + i), first), plus(p_read, (r * TOKENS + i) * width), columns, width, scale)
     whole, lost = carray(p_whole, D), carray(p_lost, D)
     for d in range(D):
-        keep, more, row = splat(whole[d]), splat(lost[d]), plus(p_state, d * columns)
+        keep, more, row = splat(whole[d]), splat(lost[d]), plus(p_state, d * stride)
         for column in range(0, width, LANES):
             s = load(row, column)
             store(row, column, fma(keep, s, mul(more, s)))
     for d in range(0, D, ROWS):
-        add_product(plus(p_state, d * columns), columns, width, plus(p_writes, d), 1, D, p_values, W * count)
+        add_product(plus(p_state, d * stride), stride, width, plus(p_writes, d), 1, D, p_values, W * count)
     return True
 
 
-def recurrence(threads, counter, work, q, k, v, g, a, b, state, out, width, size, erase):
-    """What the queries read, out (P, R, N, columns), and the last state in place of the first, (P, D, columns).
+def recurrence(threads, counter, work, q, k, v, g, a, b, state, out, width, size, scale, erase, normalize):
+    """The result, out (P, R, N, Dv), and the last state in place of the first, (P, shares, D, columns of a share).
 
-    `width` columns are a task, `size` tokens a tile. q, k, a, b have D a multiple of LANES, and columns are one, too.
+    `width` columns are a share, `size` tokens a tile. D and Dv are multiples of LANES; the last share may have fewer columns.
+    With `normalize`, each share is followed by LANES columns, of which the first is the normaliser's.
     """
     for thread in prange(threads):
-        P, N, columns = state.shape[0], k.shape[2], state.shape[2]
-        W = 2 if erase else 1
+        P, N, place, W = k.shape[0], k.shape[2], at(work, thread, 0, 0), 2 if erase else 1
         while True:
             task = take(counter)
-            if task >= P * -(-columns // width):
+            if task >= P * state.shape[1]:
                 break
-            p, first = task % P, task // P * width
-            some = min(width, columns - first)
+            p, share = task % P, task // P
+            first = share * width
+            some = min(width, out.shape[3] - first)
             for n in range(0, N, size):
                 count = min(size, N - n)
-                if not tile(at(work, thread, 0, 0), q, k, v, g, a, b, state, out, p, first, some, W, n, count):
+                if not tile(place, q, k, v, g, a, b, state, out, p, share, first, some, W, scale, normalize, n, count):
                     for i in range(n, n + count):
-                        tile(at(work, thread, 0, 0), q, k, v, g, a, b, state, out, p, first, some, W, i, 1)
+                        tile(place, q, k, v, g, a, b, state, out, p, share, first, some, W, scale, normalize, i, 1)

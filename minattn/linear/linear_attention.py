@@ -30,7 +30,7 @@ from .recurrence import FORMS, run
 
 def elu(x):
     """elu(x) + 1, which is x + 1 above 0 and exp(x) below: positive, and without a flat side."""
-    return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
+    return np.exp(np.minimum(x, 0)) + np.maximum(x, 0)
 
 
 def relu(x):
@@ -107,7 +107,8 @@ def linear_attention(q, k, v, *, feature_map: Any = "elu", causal=True, normaliz
     """
     q, k, v = floats("q", q), floats("k", k), floats("v", v)
     dtype = common_type(q=q, k=k, v=v)
-    q, k = (_features(feature_map, name, a.astype(working_type(dtype))) for name, a in (("q", q), ("k", k)))
+    own = callable(feature_map)                                                    # which may write to what it is given
+    q, k = (_features(feature_map, name, a.astype(working_type(dtype), copy=own)) for name, a in (("q", q), ("k", k)))
     if causal:
         x = replace(prepare(q, k, v, normalize=normalize, state=state), dtype=dtype)
         return run(x, form, chunk, return_state, FORMS | {"parallel": lambda x, chunk: parallel(x)}, backend=backend)

@@ -141,10 +141,14 @@ def run(x: Inputs, form, chunk, return_state, forms=FORMS, *, backend):
     """The form by its name, and its results with the caller's axes."""
     if form not in forms:
         raise OptionError(f"form is {form!r}; it must be one of {', '.join(map(repr, forms))}")
-    compute = kernel(x, form, backend) or forms[form]
+    chunk, compute = count("chunk", chunk, 1), kernel(x, form, backend)
     with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
-        read, state = compute(x, count("chunk", chunk, 1))
-        out = x.restore(x.finish(read))
+        if compute:
+            out, state = compute(x, chunk)
+        else:
+            read, state = forms[form](x, chunk)
+            out = x.finish(read)
+        out = x.restore(out)
     return (out, x.restore_key(state)) if return_state else out
 
 
@@ -152,7 +156,7 @@ def kernel(x: Inputs, form, backend):
     """The compiled form of that name where the backend is "cpu" and it has one; None where NumPy computes."""
     if backend == "cpu" and form not in FORMS:
         raise OptionError(f"backend 'cpu' has no form {form!r}, only {', '.join(map(repr, FORMS))}; backend='numpy' has it")
-    compiled = x.v.dtype == np.float32 and form in FORMS
+    compiled = x.q.dtype == np.float32 and form in FORMS
     name = choose(backend, x.k.shape[1] * x.state.size, compiled=compiled)         # as many numbers as all states S_t hold
     if name != "cpu" or not compiled:
         return None

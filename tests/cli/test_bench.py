@@ -12,7 +12,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from minattn.bench import cases, figure, report, scaling
+from minattn.bench import cases, figure, linear, report, scaling
 from minattn.bench.cases import Case
 from minattn.bench.measure import Bench
 from minattn.bench.run import PARTS, first_calls
@@ -56,7 +56,7 @@ def result(tiny, tmp_path_factory):
 def test_a_run_from_end_to_end(result):
     written, out, err, folder = result
     assert written.keys() == {"minattn", "threads", "quick", "only", "machine", "compile", "rows", "ceilings", "scaling",
-                              "memory", "seconds"}
+                              "memory", "linear", "seconds"}
     assert (written["threads"], written["quick"], written["only"]) == (1, True, MEASURED)
     assert written["machine"].keys() == {"processor", "architecture", "cores", "simd", "system", "python", "packages", "load",
                                          "load_after"}
@@ -118,6 +118,30 @@ def test_mistakes_are_named_before_anything_is_measured(arguments, words, capsys
     err = capsys.readouterr().err
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_the_linear_family(tiny, monkeypatch, capsys, tmp_path):
+    """Rows, slopes and decoding of its own, on tiny problems without a compiler; what each rival computes is checked."""
+    few = {"H": 2, "G": 2, "rivals": ("step", "chunks"), "goals": (("step", 1.0),)}
+    monkeypatch.setattr(linear, "MECHANISMS", {"gated delta rule": linear.delta_rule})
+    rows = [linear.problem(33, "gated delta rule", group="forms", **few)]
+    monkeypatch.setattr(linear, "table", lambda quick: rows)
+    monkeypatch.setattr(linear, "OWN", "chunks")
+    monkeypatch.setattr(linear, "DECODING", "step")
+    monkeypatch.setattr(linear, "SIZES", {True: ([16, 32], [8, 24])})
+    file = tmp_path / "linear.json"
+    assert main(["bench", "--linear", "--quick", "--threads", "1", "--json", str(file)]) == 0
+    said, written = capsys.readouterr().out, json.loads(file.read_text(), parse_constant=pytest.fail)
+    for row, case in zip(written["rows"], rows, strict=True):
+        assert row["work"] == case.flops
+        assert row["case"] in said
+        for entry in row["rivals"].values():
+            assert entry["state"] == "timed"
+            assert entry["error"] < 1e-5
+    times = [[point["N"] for point in one["points"]] for one in written["linear"]]
+    assert times == [[16, 32], [8, 24]]
+    assert said.count("  slope ") == 2
+    assert main(["bench", "--linear", "--only", "decode"]) == 2
 
 
 def test_only_measures_what_is_named(tiny, capsys):
