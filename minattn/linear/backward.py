@@ -9,6 +9,7 @@ With dX for the gradient with respect to X, u_t = b_t^T S_{t-1}, and dS_t all th
 
 The way back needs every state S_t. They are not all kept: the way forth keeps one for each chunk, and the way back makes
 those of one chunk again, token by token. That is O(N) time, twice the steps of the forward, and N / C + C states of memory.
+Compiled, it is the same walk (kernels_backward.py).
 """
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 from ..core.errors import ShapeError
 from ..core.shapes import count, floats
 from .inputs import Inputs, prepare
-from .recurrence import step
+from .recurrence import kernels, step
 
 
 class Grads(NamedTuple):
@@ -32,7 +33,7 @@ class Grads(NamedTuple):
 
 
 def recurrence_backward(dout, q, k, v, *, log_decay=None, erase=None, normalize=False, scale=1.0, chunk=64, state=None,
-                        dstate=None):  # fmt: skip
+                        dstate=None, backend="auto"):  # fmt: skip
     """The gradient of `recurrence` with respect to all that it is given, for a gradient `dout` of its output.
 
     There is one form, token by token, in O(N) time; both forms of the forward have this gradient.
@@ -47,6 +48,8 @@ def recurrence_backward(dout, q, k, v, *, log_decay=None, erase=None, normalize=
         One state is kept for each `chunk` tokens; the others are made again.
     dstate : array, (..., G, D, Dv), optional
         The gradient with respect to the state that the forward returned; None is zeros.
+    backend : {"auto", "numpy", "cpu"}
+        As for `recurrence`.
 
     Returns
     -------
@@ -73,7 +76,7 @@ def recurrence_backward(dout, q, k, v, *, log_decay=None, erase=None, normalize=
     True
     """
     x = prepare(q, k, v, log_decay=log_decay, erase=erase, normalize=normalize, scale=scale, state=state)
-    d = gradients(x, dout, dstate, chunk)
+    d = gradients(x, dout, dstate, chunk, backend=backend)
     return Grads(
         x.gradient(d.q, q), x.gradient(d.k, k), x.gradient(d.v, v), decay_gradient(x, d.g, log_decay),
         None if erase is None else (x.gradient(d.a, erase[0]), x.gradient(d.b, erase[1])), x.gradient(d.state, state),
@@ -93,13 +96,16 @@ class Flat(NamedTuple):
 
 
 @np.errstate(invalid="ignore", over="ignore")                                      # NaN and inf that are given go through
-def gradients(x: Inputs, dout, dstate, chunk):
+def gradients(x: Inputs, dout, dstate, chunk, *, backend):
     """The walk back over the tokens of `x`; dout and dstate have the caller's axes, what is returned those of `Inputs`."""
     chunk, (P, R, N, _), work = count("chunk", chunk, 1), x.q.shape, x.v.dtype
-    dout = accept("dout", dout, (*x.lead, *x.heads[:1], N, x.v.shape[-1] - x.normalize)).reshape(P, R, N, -1).astype(work)
+    Dv = x.values.shape[-1]
+    dout = accept("dout", dout, (*x.lead, *x.heads[:1], N, Dv)).reshape(P, R, N, Dv).astype(work)
     dS = np.zeros_like(x.state)                                                    # grows into the gradient of S_t, (P, D, Dv)
     if dstate is not None:
         dS += accept("dstate", dstate, (*x.lead, *x.heads[1:], *x.state.shape[1:])).reshape(dS.shape)
+    if compiled := kernels(x, "recurrent", backend):
+        return Flat(*compiled.gradients(x, dout, dS, chunk))
 
     starts, kept, current = range(0, N, chunk), [], x.state
     for start in starts:

@@ -77,13 +77,14 @@ class Grads(NamedTuple):
     dstate: np.ndarray | None
 
 
-def delta_rule_backward(dout, q, k, v, *, beta, log_decay=None, scale=1.0, chunk=64, state=None, dstate=None):
+def delta_rule_backward(dout, q, k, v, *, beta, log_decay=None, scale=1.0, chunk=64, state=None, dstate=None,
+                        backend="auto"):  # fmt: skip
     """The gradient of `delta_rule`, token by token in O(N) time, keeping one state for each `chunk` tokens.
 
     Parameters
     ----------
     dout : array, (..., H, N, Dv)
-    q, k, v, beta, log_decay, scale, chunk, state
+    q, k, v, beta, log_decay, scale, chunk, state, backend
         As for `delta_rule`.
     dstate : array, (..., G, D, Dv), optional
         The gradient with respect to the state that the forward returned.
@@ -106,7 +107,7 @@ def delta_rule_backward(dout, q, k, v, *, beta, log_decay=None, scale=1.0, chunk
     array([0.25, 0.  , 0.5 ])
     """
     x = _inputs(q, k, v, beta, log_decay, scale, state)
-    d, key, strength, keep = gradients(x, dout, dstate, chunk), x.rows["k"], x.rows["beta"], np.exp(x.g)
+    d, key, strength, keep = gradients(x, dout, dstate, chunk, backend=backend), x.rows["k"], x.rows["beta"], np.exp(x.g)
     dwrite = d.k - d.a                                                             # k = strength * key, a = -strength * key
     dbeta, dkey = (dwrite * key).sum(axis=-1), strength * dwrite + keep * d.b      # and b = keep * key
     dg = d.g + to_width(keep * key * d.b, x.g)

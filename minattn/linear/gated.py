@@ -68,13 +68,14 @@ class Grads(NamedTuple):
     dstate: np.ndarray | None
 
 
-def gated_linear_attention_backward(dout, q, k, v, *, log_decay, scale=1.0, chunk=64, state=None, dstate=None):
+def gated_linear_attention_backward(dout, q, k, v, *, log_decay, scale=1.0, chunk=64, state=None, dstate=None,
+                                    backend="auto"):  # fmt: skip
     """The gradient of `gated_linear_attention`, token by token in O(N) time, keeping one state for each `chunk` tokens.
 
     Parameters
     ----------
     dout : array, (..., H, N, Dv)
-    q, k, v, log_decay, scale, chunk, state
+    q, k, v, log_decay, scale, chunk, state, backend
         As for `gated_linear_attention`.
     dstate : array, (..., G, D, Dv), optional
         The gradient with respect to the state that the forward returned.
@@ -95,5 +96,6 @@ def gated_linear_attention_backward(dout, q, k, v, *, log_decay, scale=1.0, chun
     >>> ma.gated_linear_attention_backward(ones, ones, ones, ones, log_decay=np.log([[0.5]])).dv.ravel()
     array([1.75, 1.5 , 1.  ])
     """
-    d = recurrence_backward(dout, q, k, v, log_decay=log_decay, scale=scale, chunk=chunk, state=state, dstate=dstate)
+    d = recurrence_backward(dout, q, k, v, log_decay=log_decay, scale=scale, chunk=chunk, state=state, dstate=dstate,
+                            backend=backend)  # fmt: skip
     return Grads(d.dq, d.dk, d.dv, d.dlog_decay, d.dstate)

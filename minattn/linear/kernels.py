@@ -55,24 +55,29 @@ def scaled(target, source, factor, D):
 
 
 @njit
-def decays(p_steps, p_whole, p_lost, g, p, n, count, D):
-    """exp g_i of each token, (T, D), and of all of them together A(T, 0), (D,), with what its rounding lost."""
-    whole, lost, single = carray(p_whole, D), carray(p_lost, D), g.shape[3] == 1
-    for d in range(0, D, LANES):
-        store(p_whole, d, splat(np.float32(0)))
+def steps(p_steps, g, p, n, count, D):
+    """exp g_i of each token, (T, D)."""
     for i in range(count):
         p_i = plus(p_steps, i * D)
-        if single:
-            step = g[p, 0, n + i, 0]
+        if g.shape[3] == 1:
             for d in range(0, D, LANES):
-                store(p_i, d, splat(np.float32(np.exp(step))))
-            whole[0] += step
+                store(p_i, d, splat(np.float32(np.exp(g[p, 0, n + i, 0]))))
         else:
-            p_g = at(g, p, 0, n + i)
             for d in range(0, D, LANES):
-                step = load(p_g, d)
-                store(p_i, d, exp2(mul(step, splat(LOG2E))))
-                store(p_whole, d, add(load(p_whole, d), step))
+                store(p_i, d, exp2(mul(load(at(g, p, 0, n + i), d), splat(LOG2E))))
+
+
+@njit
+def whole_decay(p_whole, p_lost, g, p, n, count, D):
+    """A(T, 0), the decay over all tokens of the tile, (D,), and what its rounding lost."""
+    whole, lost, single = carray(p_whole, D), carray(p_lost, D), g.shape[3] == 1
+    whole[:] = 0
+    for i in range(count):
+        if single:
+            whole[0] += g[p, 0, n + i, 0]
+        else:
+            for d in range(0, D, LANES):
+                store(p_whole, d, add(load(p_whole, d), load(at(g, p, 0, n + i), d)))
     for d in range(1 if single else D):
         exact = np.exp(np.float64(whole[d]))
         whole[d] = np.float32(exact)
@@ -206,7 +211,8 @@ def tile(work, q, k, v, g, a, b, state, out, p, share, first, columns, W, scale,
     p_read = plus(p_values, W * TOKENS * width)
     p_state = at(state, p, share, 0)
 
-    decays(p_steps, p_whole, p_lost, g, p, n, count, D)
+    steps(p_steps, g, p, n, count, D)
+    whole_decay(p_whole, p_lost, g, p, n, count, D)
     load_values(p_values, v, p, n, count, first, columns, width, W)
     meet(p_q, p_b, p_writes, p_scores, p_erased, p_steps, p_since, q, k, a, b, p, n, count, W)
     if W == 2:

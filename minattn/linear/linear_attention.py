@@ -130,13 +130,13 @@ class Grads(NamedTuple):
 
 
 def linear_attention_backward(dout, q, k, v, *, feature_map: Any = "elu", feature_map_grad=None, causal=True, normalize=True,
-                              chunk=64, state=None, dstate=None):  # fmt: skip
+                              chunk=64, state=None, dstate=None, backend="auto"):  # fmt: skip
     """The gradient of `linear_attention`: causally token by token, keeping one state for each `chunk` tokens.
 
     Parameters
     ----------
     dout : array, (..., H, N, Dv)
-    q, k, v, feature_map, causal, normalize, chunk, state
+    q, k, v, feature_map, causal, normalize, chunk, state, backend
         As for `linear_attention`.
     feature_map_grad : function, only where feature_map is one
         feature_map_grad(x, dphi), the gradient of x for that of feature_map(x).
@@ -177,7 +177,7 @@ def linear_attention_backward(dout, q, k, v, *, feature_map: Any = "elu", featur
     back = feature_map_grad if callable(feature_map) else FEATURE_MAPS[feature_map][1]
     if causal:
         x = prepare(phi_q, phi_k, v, normalize=normalize, state=state)
-        d = gradients(x, dout, dstate, chunk)
+        d = gradients(x, dout, dstate, chunk, backend=backend)
         dq, dk, dv, dstate = x.gradient(d.q, phi_q), x.gradient(d.k, phi_k), x.gradient(d.v, v), x.gradient(d.state, state)
     elif state is not None or dstate is not None:
         raise OptionError(NO_STATE)

@@ -103,13 +103,13 @@ def performer_attention(q, k, v, *, features, kind="positive", orthogonal=True, 
 
 
 def performer_attention_backward(dout, q, k, v, *, features, kind="positive", orthogonal=True, seed=None, causal=False,
-                                 chunk=64, state=None, dstate=None):  # fmt: skip
+                                 chunk=64, state=None, dstate=None, backend="auto"):  # fmt: skip
     """The gradient of `performer_attention`: causally token by token, keeping one state for each `chunk` tokens.
 
     Parameters
     ----------
     dout : array, (..., H, N, Dv)
-    q, k, v, features, kind, orthogonal, seed, causal, chunk, state
+    q, k, v, features, kind, orthogonal, seed, causal, chunk, state, backend
         As for `performer_attention`.
     dstate : array, (..., G, width of phi, Dv + 2), optional
         The gradient with respect to the state that the forward returned. No output depends on `top`, so it is held fixed:
@@ -139,7 +139,7 @@ def performer_attention_backward(dout, q, k, v, *, features, kind="positive", or
         if dstate is not None:
             dstate = _state("dstate", dstate, np.asarray(k), np.asarray(v), x.w, kind)[..., :-1]
         d = recurrence_backward(dout, x.phi_q, x.phi_k, v, log_decay=x.log_decay, normalize=True, chunk=chunk, state=x.held,
-                                dstate=dstate)  # fmt: skip
+                                dstate=dstate, backend=backend)  # fmt: skip
     elif dstate is not None:
         raise OptionError(NO_STATE)
     else:

@@ -141,10 +141,10 @@ def run(x: Inputs, form, chunk, return_state, forms=FORMS, *, backend):
     """The form by its name, and its results with the caller's axes."""
     if form not in forms:
         raise OptionError(f"form is {form!r}; it must be one of {', '.join(map(repr, forms))}")
-    chunk, compute = count("chunk", chunk, 1), kernel(x, form, backend)
+    chunk, compiled = count("chunk", chunk, 1), kernels(x, form, backend)
     with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
-        if compute:
-            out, state = compute(x, chunk)
+        if compiled:
+            out, state = compiled.FORMS[form](x, chunk)
         else:
             read, state = forms[form](x, chunk)
             out = x.finish(read)
@@ -152,8 +152,8 @@ def run(x: Inputs, form, chunk, return_state, forms=FORMS, *, backend):
     return (out, x.restore_key(state)) if return_state else out
 
 
-def kernel(x: Inputs, form, backend):
-    """The compiled form of that name where the backend is "cpu" and it has one; None where NumPy computes."""
+def kernels(x: Inputs, form, backend):
+    """cpu.py, which has the compiled form of that name, where the backend is "cpu"; None where NumPy computes."""
     if backend == "cpu" and form not in FORMS:
         raise OptionError(f"backend 'cpu' has no form {form!r}, only {', '.join(map(repr, FORMS))}; backend='numpy' has it")
     compiled = x.q.dtype == np.float32 and form in FORMS
@@ -161,7 +161,7 @@ def kernel(x: Inputs, form, backend):
     if name != "cpu" or not compiled:
         return None
     cpu = importlib.import_module("minattn.linear.cpu")
-    return cpu.FORMS[form] if cpu.can_start() else None
+    return cpu if cpu.can_start() else None
 
 
 def recurrence(q, k, v, *, log_decay=None, erase=None, normalize=False, scale=1.0, form="chunked", chunk=64, state=None,

@@ -83,13 +83,13 @@ def retention(q, k, v, *, log_decay, form="chunked", chunk=64, state=None, retur
     return run(x, form, chunk, return_state, {"parallel": lambda x, chunk: parallel(x)} | FORMS, backend=backend)
 
 
-def retention_backward(dout, q, k, v, *, log_decay, chunk=64, state=None, dstate=None):
+def retention_backward(dout, q, k, v, *, log_decay, chunk=64, state=None, dstate=None, backend="auto"):
     """The gradient of `retention`, token by token in O(N) time, keeping one state for each `chunk` tokens.
 
     Parameters
     ----------
     dout : array, (..., H, N, Dv)
-    q, k, v, log_decay, chunk, state
+    q, k, v, log_decay, chunk, state, backend
         As for `retention`.
     dstate : array, (..., G, D, Dv), optional
         The gradient with respect to the state that the forward returned.
@@ -111,7 +111,7 @@ def retention_backward(dout, q, k, v, *, log_decay, chunk=64, state=None, dstate
     array([1.75, 1.5 , 1.  ])
     """
     x = _inputs(q, k, v, log_decay, state)
-    d = gradients(x, dout, dstate, chunk)
+    d = gradients(x, dout, dstate, chunk, backend=backend)
     dlog_decay = x.restore_key(d.g.sum(axis=(1, 2))).reshape(-1, *np.shape(log_decay)).sum(axis=0)
     return Grads(x.gradient(d.q, q), x.gradient(d.k, k), x.gradient(d.v, v), dlog_decay.astype(np.asarray(log_decay).dtype),
                  x.gradient(d.state, state))  # fmt: skip

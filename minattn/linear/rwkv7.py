@@ -76,13 +76,13 @@ class Grads(NamedTuple):
     dstate: np.ndarray | None
 
 
-def rwkv7_backward(dout, r, log_w, k, v, kappa, a, *, chunk=64, state=None, dstate=None):
+def rwkv7_backward(dout, r, log_w, k, v, kappa, a, *, chunk=64, state=None, dstate=None, backend="auto"):
     """The gradient of `rwkv7`, token by token in O(N) time, keeping one state for each `chunk` tokens.
 
     Parameters
     ----------
     dout : array, (..., H, N, Dv)
-    r, log_w, k, v, kappa, a, chunk, state
+    r, log_w, k, v, kappa, a, chunk, state, backend
         As for `rwkv7`.
     dstate : array, (..., G, D, Dv), optional
         The gradient with respect to the state that the forward returned.
@@ -105,7 +105,7 @@ def rwkv7_backward(dout, r, log_w, k, v, kappa, a, *, chunk=64, state=None, dsta
     [False, True]
     """
     x = _inputs(r, log_w, k, v, kappa, a, state)
-    d, direction, rate = gradients(x, dout, dstate, chunk), x.rows["kappa"], x.rows["a"]
+    d, direction, rate = gradients(x, dout, dstate, chunk, backend=backend), x.rows["kappa"], x.rows["a"]
     dkappa, drate = d.b - rate * d.a, -direction * d.a                             # a = -rate * direction, b = direction
     return Grads(
         x.gradient(d.q, r), decay_gradient(x, d.g, log_w), x.gradient(d.k, k), x.gradient(d.v, v),

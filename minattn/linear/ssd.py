@@ -151,13 +151,13 @@ class Grads(NamedTuple):
     dstate: np.ndarray | None
 
 
-def ssd_backward(dout, x, delta, a, b, c, *, d=None, chunk=64, state=None, dstate=None):
+def ssd_backward(dout, x, delta, a, b, c, *, d=None, chunk=64, state=None, dstate=None, backend="auto"):
     """The gradient of `ssd`, token by token in O(N) time, keeping one state for each `chunk` tokens.
 
     Parameters
     ----------
     dout : array, (..., H, N, Dv)
-    x, delta, a, b, c, d, chunk, state
+    x, delta, a, b, c, d, chunk, state, backend
         As for `ssd`.
     dstate : array, (..., H, D, Dv), optional
         The gradient with respect to the state that the forward returned.
@@ -180,7 +180,8 @@ def ssd_backward(dout, x, delta, a, b, c, *, d=None, chunk=64, state=None, dstat
     array([0.25, 0.5 , 1.  ])
     """
     s = _inputs(x, delta, a, b, c, d, state)
-    grads = recurrence_backward(dout, s.q, s.k, s.v, log_decay=s.g, chunk=chunk, state=state, dstate=dstate)
+    grads = recurrence_backward(dout, s.q, s.k, s.v, log_decay=s.g, chunk=chunk, state=state, dstate=dstate,
+                                backend=backend)  # fmt: skip
     dout, dv, dg = np.asarray(dout, s.x.dtype), grads.dv, grads.dlog_decay
     rate = np.where(np.isinf(s.a), 0, s.a)                                         # exp(-inf) has no slope
     dx = sum_to(s.delta[..., None] * dv, s.x.shape) + sum_to(s.d * dout, s.x.shape)

@@ -219,6 +219,22 @@ def test_auto_goes_by_the_size_of_the_problem_and_its_type(close, name):
             close(both["cpu"], both["numpy"], 1e-5)
 
 
+@pytest.mark.parametrize("name", mechanisms(1, np.float32))
+def test_auto_takes_the_same_backend_for_the_gradient(close, name):
+    for N, expected in ((30, "numpy"), (60, "cpu")):
+        run = mechanisms(N, np.float32)[name]
+        dout = np.ones_like(run())
+        backward = functools.partial(getattr(ma, f"{name}_backward"), dout, *run.args, **run.keywords)
+        auto, both = backward(), {backend: backward(backend=backend) for backend in ("numpy", "cpu")}
+        for got, want in zip(auto, both[expected], strict=True):
+            np.testing.assert_array_equal(got, want)
+        assert any(not np.array_equal(a, b) for a, b in zip(*both.values(), strict=True)), "the option reaches the kernel"
+        for got, want in zip(both["cpu"], both["numpy"], strict=True):
+            assert (got is None) == (want is None)
+            if want is not None:
+                close(got, want, 2e-5)
+
+
 def test_without_numba(monkeypatch):
     monkeypatch.setattr(backends, "numba_is_here", lambda: False)
     for name, run in mechanisms(60, np.float32).items():
