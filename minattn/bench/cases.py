@@ -1,8 +1,10 @@
 """The problems that are measured, and what each of them costs.
 
-    B = 1   H query heads   G KV heads   N queries   S keys   D head dim   w keys in a window
+    B = 1   H query heads   G KV heads   N queries   S keys   D head dim   w keys in a window   l stride, round(sqrt(N))
 
-    pairs   (query, key) of one head that may attend: N S, under causal N S - N (N - 1) / 2, the last query at the last key
+    pairs   (query, key) of one head that may attend: N S, under causal N S - N (N - 1) / 2, the last query at the last key;
+            strided: the last l + 1 keys, and one in each of the i // l - 1 rows of l keys before the last; fixed: the own
+            block so far, and one key of each of the i // l blocks before
     flops   forward 4 D pairs a head: two products, and a multiplication and an addition are two; backward 2.5 times that:
             five products (Dao 2023, arXiv:2307.08691, section 4.1)
     bytes   keys and values once, which is what a step of decoding must read
@@ -15,7 +17,7 @@ import numpy as np
 
 from ..core import masks, positions
 
-GROUPS = ("forward", "backward", "decode", "window", "score_mod", "sgemm")
+GROUPS = ("forward", "backward", "decode", "window", "score_mod", "sparse", "sgemm")
 EVERYONE = ("numpy", "tiled", "cpu", "torch")
 
 
@@ -31,6 +33,7 @@ class Case:
     G: int = 8
     causal: bool = False
     window: int | None = None
+    pattern: str | None = None                                        # "strided" or "fixed"
     alibi: bool = False
     backward: bool = False
     rivals: tuple = EVERYONE
@@ -41,15 +44,25 @@ class Case:
     @property
     def name(self):
         kind = f"last({self.window})" if self.window else "causal" if self.causal else "full"
+        kind = f"{self.pattern}({self.stride})" if self.pattern else kind
         heads = f"H {self.H}" if self.H == self.G else f"H {self.H} over {self.G}"
         lengths = f"N {self.N}" if self.N == self.S else f"N {self.N} S {self.S}"
         threads = f" {self.threads} thread" if self.threads else ""
         return f"{kind}{' ALiBi' * self.alibi} {heads} {lengths} D {self.D}{threads}"
 
     @property
+    def stride(self):
+        return round(self.S**0.5)
+
+    @property
     def pairs(self):
-        if self.window:                                               # a query at position i sees min(w, i + 1) keys
-            return int(np.minimum(np.arange(self.S - self.N, self.S) + 1, self.window).sum())
+        i = np.arange(self.S - self.N, self.S)                        # where the queries stand
+        if self.window:
+            return int(np.minimum(i + 1, self.window).sum())
+        if self.pattern == "strided":
+            return int((np.minimum(i, self.stride) + 1 + np.maximum(i // self.stride - 1, 0)).sum())
+        if self.pattern == "fixed":
+            return int((i % self.stride + 1 + i // self.stride).sum())
         return self.N * self.S - (self.N * (self.N - 1) // 2 if self.causal else 0)
 
     @property
@@ -85,6 +98,8 @@ def options(case):
     told = {"causal": case.causal}
     if case.window:
         told["mask"] = masks.last(case.window)
+    if case.pattern:
+        told["mask"] = {"strided": masks.strided, "fixed": masks.fixed}[case.pattern](case.stride)
     if case.alibi:
         slopes = positions.alibi_slopes(case.H)
         told["score_mod"] = lambda score, b, h, i, j: score - slopes[h] * (i - j)
@@ -108,6 +123,9 @@ def table(quick=False):
     N = 512 if quick else 2048
     cases.append(Case("score_mod", N, N, 64, causal=True, alibi=True, rivals=(*EVERYONE, "flex"),
                       goals=(("flex", None), ("torch", None)), left_out=spared))
+    N = 4096 if quick else 16384
+    cases += [Case("sparse", N, N, 64, H=1, G=1, pattern=pattern, rivals=("cpu", "masked", "whole"),
+                   goals=(("whole", None if quick else 8.0),)) for pattern in ("strided", "fixed")]
     N = 1024 if quick else 4096
     cases.append(Case("sgemm", N, N, 128, H=2, G=2, rivals=("cpu", "sgemm"), threads=1,
                       goals=(("sgemm", None if quick else 0.8),)))

@@ -111,6 +111,13 @@ class Bench:
     def __exit__(self, *_):
         self.close()
 
+    def keys(self, case):
+        """Of a sparse pattern the pairs by the closed form, those that the kernel attended to, and N^1.5."""
+        if not case.pattern:
+            return None
+        counted = self.worker("cpu", case.threads).ask("keys", case).get("keys")
+        return {"closed form": case.pairs, "counted": counted, "N^1.5": case.N**1.5}
+
     def row(self, case, budget):
         """Check every rival, then take rounds of those that are right; a dictionary, as it stands in the JSON."""
         want, entries, turns, left_out = None, {}, {}, dict(case.left_out)
@@ -140,7 +147,7 @@ class Bench:
             self.worker(rival, case.threads).ask("rest")
         return {
             "group": case.group, "case": case.name, "work": case.work, "unit": "bytes" if case.reads else "flops",
-            "threads": case.threads or self.threads, "goals": dict(case.goals),
+            "threads": case.threads or self.threads, "goals": dict(case.goals), "keys": self.keys(case),
             "rivals": {rival: summary(case, entry, done, rival) for rival, entry in entries.items()},
         }
 

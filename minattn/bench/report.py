@@ -6,7 +6,7 @@ from .rivals import LABELS, OWN
 TITLES = {
     "forward": "Forward", "backward": "Forward and backward", "decode": "Decoding: one query, every key read once",
     "window": "Sliding window; PyTorch gets the same boolean mask", "score_mod": "A score modifier: ALiBi",
-    "sgemm": "Against a matrix product, with one thread",
+    "sparse": "Sparse, l = sqrt(N): parts joined by merge", "sgemm": "Against a matrix product, with one thread",
     "forms": "The linear family: its forms", "crossing": "Linear attention, beside full causal attention",
 }
 BUSY = 0.5                                                            # of a load per core, before the run began
@@ -16,7 +16,7 @@ def text(result):
     """Everything, as lines that fit a wide terminal."""
     parts = [head(result), compiling(result["compile"], result["rows"])]
     parts += [group(name, [row for row in result["rows"] if row["group"] == name], result["ceilings"]) for name in TITLES]
-    parts += [means(result["rows"]), slopes(result["scaling"], "one head, D 64"),
+    parts += [means(result["rows"]), slopes(result["scaling"] + result["sparse"], "one head, D 64"),
               slopes(result["linear"], "D 64; prefill one head, decoding 8"), peaks(result["memory"])]
     return "\n\n".join(filter(None, parts))
 
@@ -74,6 +74,10 @@ def group(name, rows, ceilings):
         for rival, entry in row["rivals"].items():
             lines.append(f"{title:<36}{LABELS[rival]:<14}{numbers(row, rival, entry, most)}".rstrip())
             title = ""
+        if row["keys"] and row["keys"]["counted"]:
+            closed, counted, scale = row["keys"].values()
+            same = "as many as" if counted == closed else f"but {closed:,} by"
+            lines.append(f"{'':<36}{counted:,} pairs attended, {counted / scale:.3f} N^1.5; {same} the closed form")
     return "\n".join(lines)
 
 

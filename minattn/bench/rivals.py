@@ -5,18 +5,21 @@ see the same float32 arrays. `Absent` says why a rival cannot take part.
 
     numpy    minattn's reference, which forms the N x S scores       torch    scaled_dot_product_attention of PyTorch
     tiled    the tiled form in plain NumPy                           flex     FlexAttention of PyTorch, compiled
-    cpu      the compiled kernel                                     sgemm, read, copy    what the machine can do
+    cpu      the compiled kernel; a sparse pattern in parts          sgemm, read, copy    what the machine can do
+    masked   the kernel under a pattern's mask, all in one           whole    the kernel, causal, in place of a pattern
 
 They run in a process of their own (worker.py), which has set the number of threads before any of them was imported.
 """
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
 from ..attention import attention, attention_backward
 from ..backends import BACKENDS
 from ..core import masks, positions
+from ..sparse import fixed_attention, strided_attention
 from .cases import options
 
 MOST_SCORES = 4e9                                                     # bytes; the reference holds about five arrays N x S
@@ -59,7 +62,28 @@ def tiled(case, a):
 
 
 def kernel(case, a):
+    return in_pattern(case, a) if case.pattern else masked(case, a)
+
+
+def masked(case, a):
     return library("cpu", case, a)
+
+
+def whole(case, a):
+    return library("cpu", replace(case, pattern=None, causal=True), a)
+
+
+def in_pattern(case, a, **more):
+    """The pattern as parts of the kernel; `more` as `strided_attention` takes it."""
+    function = {"strided": strided_attention, "fixed": fixed_attention}[case.pattern]
+    return lambda: (function(a["q"], a["k"], a["v"], stride=case.stride, backend="cpu", **more),)
+
+
+def attended(case):
+    """How many pairs the kernel attends to: where all scores are 0, a query's log-sum-exp is the log of its keys."""
+    nothing = np.zeros((1, 1, case.N, 1), np.float32)
+    (_, lse), = in_pattern(case, dict.fromkeys("qkv", nothing), return_lse=True)()
+    return int(np.exp(lse.astype(np.float64)).round().sum())
 
 
 def load_torch():
@@ -77,8 +101,8 @@ def sdpa(case, a):
     product = torch.nn.functional.scaled_dot_product_attention
     q, k, v = (torch.from_numpy(a[name]) for name in "qkv")
     told = {"is_causal": case.causal, "enable_gqa": case.H != case.G}
-    if case.window:
-        told["attn_mask"] = torch.from_numpy(masks.last(case.window).dense(case.N, case.S))
+    if (mask := options(case).get("mask")) is not None:
+        told["attn_mask"] = torch.from_numpy(mask.dense(case.N, case.S))
     if case.alibi:
         bias = positions.alibi_bias(positions.alibi_slopes(case.H), np.arange(case.S - case.N, case.S), np.arange(case.S))
         bias = np.where(masks.causal().dense(case.N, case.S), bias, -np.inf).astype(np.float32)
@@ -147,9 +171,9 @@ def copy(case, a):
 
 
 RIVALS = {"numpy": reference, "tiled": tiled, "cpu": kernel, "torch": sdpa, "flex": flex, "sgemm": sgemm, "read": read,
-          "copy": copy}
+          "copy": copy, "masked": masked, "whole": whole}
 LABELS = {"numpy": "naive NumPy", "tiled": "tiled NumPy", "cpu": "this kernel", "torch": "PyTorch", "flex": "FlexAttention",
-          "sgemm": "NumPy sgemm", "read": "read stream", "copy": "copy"}
+          "sgemm": "NumPy sgemm", "read": "read stream", "copy": "copy", "masked": "as a mask", "whole": "full causal"}
 OWN = ("cpu", "kernel")                                               # whose goals are judged
 PLAIN = ("numpy", "tiled")                                            # nothing to compile: the first call is as good as any
-UNCHECKED = ("sgemm", "read", "copy", "attention")                    # they compute something else than the case
+UNCHECKED = ("sgemm", "read", "copy", "whole", "attention")           # they compute something else than the case

@@ -7,6 +7,7 @@
     rows        one for each case: group, case, work, unit, threads, goals, rivals       (measure.py)
     compile     for each kernel the seconds of its first call, without a cache and from it
     scaling     seconds against N, with the slope                                        (scaling.py)
+    sparse      the same for strided and fixed attention with a stride of sqrt(N)
     memory      bytes beyond inputs and results against N
     linear      as scaling, of the linear family                                         (linear.py)
 
@@ -82,7 +83,8 @@ def run(*, threads=None, quick=False, only=None, linear=False, budget=None, prog
         after = ceilings(bench, quick, budget)
         result["ceilings"] = {name: max(before[name], after[name], key=better) for name in before}
         result["linear"] = family.slopes(bench, quick, budget, progress) if linear else []
-        result["scaling"] = timed_series(bench, quick, budget, progress) if "scaling" in only else []
+        for name, series in (("scaling", scaling.series), ("sparse", scaling.sparse)):
+            result[name] = timed_series(bench, series(quick), budget, progress) if name in only else []
         bench.close()
         if "memory" in only:
             progress("peak memory")
@@ -116,9 +118,9 @@ def first_calls(bench):
             for (step, fresh), cached in zip(seen[0].items(), seen[1].values(), strict=True)]
 
 
-def timed_series(bench, quick, budget, progress):
+def timed_series(bench, series, budget, progress):
     found = []
-    for name, told, rivals in scaling.series(quick):
+    for name, told, rivals in series:
         for rival, sizes in rivals.items():
             progress(f"scaling: {name}, {rival}")
             problem = functools.partial(scaling.one_head, **told)

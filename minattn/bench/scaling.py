@@ -2,6 +2,8 @@
 
     full, causal   slope 2: every query meets every key, or half of them on average
     window         slope 1: every query meets w keys, however many there are
+    sqrt N         slope 1.5 for the work of strided and fixed attention; their time has a share of slope 1 besides, since
+                   queries and results move through memory and a panel of queries reads the union of its windows
     memory         slope 2 where the N x S scores stand in memory, 1 or less where only tiles of them do
 
 A slope is fitted in each round on its own and reported with its spread, as the ratios are.
@@ -34,6 +36,12 @@ def series(quick=False):
             "torch": [1024, 2048, 4096, 8192]}
     window = {"cpu": [4096, 8192, 16384, 32768], "tiled": [1024, 2048, 4096]}
     return [("full", {}, full), ("last(256)", {"window": 256}, window)]
+
+
+def sparse(quick=False):
+    """The same for the patterns whose stride grows with N."""
+    sizes = [1024, 4096, 16384] if quick else [4096, 16384, 65536]
+    return [(f"{pattern}(sqrt N)", {"pattern": pattern}, {"cpu": sizes}) for pattern in ("strided", "fixed")]
 
 
 def memory_lengths(quick=False):

@@ -111,6 +111,12 @@ class Rival:
         disturbed, took = min(times)                                  # those that were left alone come first
         return {"state": "timed", "seconds": took, "quiet": not disturbed}
 
+    def keys(self, case):
+        """The pairs that a sparse pattern's kernel attends to."""
+        from .rivals import attended
+
+        return {"state": "counted", "keys": attended(case)}
+
     def rest(self):
         """Let go of all cases."""
         self.calls.clear()

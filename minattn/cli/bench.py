@@ -17,7 +17,7 @@ def add(commands):
                                  "machine alone meanwhile.")
     parser.add_argument("--quick", action="store_true", help="smaller and fewer cases, half a minute")
     parser.add_argument("--only", nargs="+", metavar="PART", help="compile, forward, backward, decode, window, score_mod, "
-                        "sgemm, scaling or memory (default: all; with --quick all but compile)")
+                        "sparse, sgemm, scaling or memory (default: all; with --quick all but compile)")
     parser.add_argument("--linear", action="store_true", help="the linear family instead of attention: its forms, slopes, "
                         "decoding, and where it passes full attention; a minute")
     parser.add_argument("--threads", type=int, help="for every way (default: one for each core)")

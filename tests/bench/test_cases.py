@@ -11,9 +11,18 @@ from minattn.core import masks
 
 @pytest.mark.parametrize(("N", "S"), [(7, 7), (5, 12), (1, 9), (64, 65)])
 @pytest.mark.parametrize(("told", "mask"), [({}, masks.window(None, None)), ({"causal": True}, masks.causal()),
-                                            ({"window": 4}, masks.last(4))])
+                                            ({"window": 4}, masks.last(4)),
+                                            ({"pattern": "strided"}, "strided"), ({"pattern": "fixed"}, "fixed")])
 def test_pairs_are_the_true_entries_of_the_mask(N, S, told, mask):
-    assert Case("forward", N, S, 8, **told).pairs == mask.dense(N, S).sum()
+    case = Case("forward", N, S, 8, **told)
+    mask = getattr(masks, mask)(case.stride) if isinstance(mask, str) else mask
+    assert case.pairs == mask.dense(N, S).sum()
+
+
+def test_keys_of_strided_attention_over_the_root_of_n_cubed():
+    shares = [Case("sparse", N, N, 8, pattern="strided").pairs / N**1.5 for N in (1024, 4096, 16384)]
+    assert [round(share, 2) for share in shares] == [1.47, 1.48, 1.49]
+    assert Case("sparse", 4096, 4096, 8, pattern="fixed").pairs == 4096**1.5
 
 
 def test_flops_are_those_of_the_products():
@@ -51,6 +60,8 @@ def test_the_table_holds_every_row():
     assert {(c.N, c.causal) for c in rows if c.group == "backward"} == {(N, c) for N in (1024, 2048) for c in (False, True)}
     assert {(c.H, c.G, c.D, c.S) for c in rows if c.group == "decode"} == {(32, 8, 128, 4096), (9, 3, 64, 2048)}
     assert [(c.N, c.window, dict(c.goals)["torch"]) for c in rows if c.group == "window"] == [(8192, 256, 10)]
+    assert [(c.pattern, c.N, c.stride, dict(c.goals)["whole"]) for c in rows if c.group == "sparse"] == [
+        ("strided", 16384, 128, 8), ("fixed", 16384, 128, 8)]
     assert [c.alibi for c in rows if c.group == "score_mod"] == [True]
     assert [(c.N, c.D, c.threads, dict(c.goals)["sgemm"]) for c in rows if c.group == "sgemm"] == [(4096, 128, 1, 0.8)]
     assert all(c.H == 8 for c in rows if c.group in ("forward", "backward", "window", "score_mod"))
@@ -64,7 +75,7 @@ def test_rows_are_told_apart_and_name_rivals_that_there_are(quick):
     for case in rows:
         assert set(case.rivals) <= set(rivals.RIVALS) == set(rivals.LABELS)
         assert {name for name, _ in case.goals} | dict(case.left_out).keys() <= set(case.rivals)
-        if case.group not in ("sgemm", "ceiling"):
+        if case.group not in ("sgemm", "sparse", "ceiling"):
             assert set(case.rivals) >= set(cases.EVERYONE)
 
 

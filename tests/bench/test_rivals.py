@@ -14,6 +14,8 @@ SMALL = {
     "causal backward": Case("backward", 65, 65, 16, H=4, G=4, causal=True, backward=True),
     "decode": Case("decode", 1, 129, 16, H=6, G=2),
     "window": Case("window", 130, 130, 8, H=2, G=2, window=9),
+    "strided": Case("sparse", 100, 100, 8, H=2, G=2, pattern="strided"),
+    "fixed": Case("sparse", 100, 100, 8, H=2, G=2, pattern="fixed"),
     "ALiBi": Case("score_mod", 66, 66, 8, H=4, G=4, causal=True, alibi=True),
 }
 
@@ -33,6 +35,17 @@ def test_the_reference_is_right(case):
 def test_pytorch_is_asked_for_the_same(case, need):
     need("torch")
     assert error("torch", case) < check.LIMIT
+
+
+@pytest.mark.parametrize("name", ["strided", "fixed"])
+def test_the_patterns_kernel_is_right_and_attends_to_the_keys_of_the_closed_form(name):
+    pytest.importorskip("numba")
+    assert error("cpu", SMALL[name]) < check.LIMIT
+    assert error("masked", SMALL[name]) < check.LIMIT
+    assert error("whole", SMALL[name]) > 100 * check.LIMIT
+    for N in (40, 400, 1000):
+        case = replace(SMALL[name], N=N, S=N)
+        assert rivals.attended(case) == case.pairs
 
 
 @pytest.mark.slow

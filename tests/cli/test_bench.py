@@ -56,7 +56,7 @@ def result(tiny, tmp_path_factory):
 def test_a_run_from_end_to_end(result):
     written, out, err, folder = result
     assert written.keys() == {"minattn", "threads", "quick", "only", "machine", "compile", "rows", "ceilings", "scaling",
-                              "memory", "linear", "seconds"}
+                              "sparse", "memory", "linear", "seconds"}
     assert (written["threads"], written["quick"], written["only"]) == (1, True, MEASURED)
     assert written["machine"].keys() == {"processor", "architecture", "cores", "simd", "system", "python", "packages", "load",
                                          "load_after"}
