@@ -227,7 +227,7 @@ def prepare(x, delta, a, b, c, d, z, discretization, state):
     flat |= {"a": arrays["a"], "state": flat.get("state", np.zeros((rows, *arrays["a"].shape)))}
     if d is not None:
         flat["d"] = arrays["d"]
-    flat = {"d": None, "z": None} | {name: array.astype(work, copy=False) for name, array in flat.items()}
+    flat = {"d": None, "z": None} | {name: array.astype(work, copy=name == "state") for name, array in flat.items()}
     return Scan(**flat, hold=discretization == "zoh", lead=lead, dtype=dtype)
 
 

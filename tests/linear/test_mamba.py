@@ -171,6 +171,7 @@ def test_axes_types_and_inputs(close, form):
     out, state = ma.selective_scan(**part(named, slice(0, 0)), state=named["state"], form=form, return_state=True)
     assert out.shape == (2, 0, 4)
     np.testing.assert_array_equal(state, named["state"])
+    assert not np.shares_memory(state, named["state"])
 
 
 @pytest.mark.parametrize("kind", ["euler", "zoh"])
