@@ -60,6 +60,7 @@ class Problem(NamedTuple):
     D: int
     block_q: int
     block_k: int
+    kind: str = "f32"                 # of q, k, v and out: "f32", or 16 bits as uint16: "f16", "bf16"
 
     @property
     def options(self):
@@ -72,8 +73,8 @@ class Problem(NamedTuple):
         return -(-self.given.N // self.block_q)
 
 
-def problem(q, k, v, blocks: BlockMap, *, scale, softcap=None, bias=None, dims=DIMS):
-    """The `Problem` of NumPy arrays of four axes, as core.inputs.Inputs holds them, in float32.
+def problem(q, k, v, blocks: BlockMap, *, scale, softcap=None, bias=None, dims=DIMS, kind="f32"):
+    """The `Problem` of NumPy arrays of four axes, as core.inputs.Inputs holds them; for a kind of 16 bits, as uint16.
 
     Raises
     ------
@@ -87,20 +88,22 @@ def problem(q, k, v, blocks: BlockMap, *, scale, softcap=None, bias=None, dims=D
     dim = min(d for d in dims if d >= longest)
     bias = np.zeros((1, 1, 1, 0), np.float32) if bias is None else bias
     kinds, tiles = blocks.kind.shape, blocks.kind.shape[2] * blocks.kind.shape[3]
+    dtype = np.float32 if kind == "f32" else np.uint16
     partial = np.ascontiguousarray(blocks.partial).view(np.uint8).ravel()
     given = Given(
-        q=flat(q, B, dim), k=flat(k, B, dim), v=flat(v, B, dim), bias=np.ascontiguousarray(bias, np.float32).ravel(),
+        q=flat(q, B, dim, dtype), k=flat(k, B, dim, dtype), v=flat(v, B, dim, dtype),
+        bias=np.ascontiguousarray(bias, np.float32).ravel(),
         kind=blocks.kind.ravel(), stored=blocks.stored.ravel(), partial=partial,
-        out=np.zeros(B * H * N * dim, np.float32), lse=np.zeros(B * H * N, np.float32), H=H, G=G, N=N, S=S,
+        out=np.zeros(B * H * N * dim, dtype), lse=np.zeros(B * H * N, np.float32), H=H, G=G, N=N, S=S,
         kind_b=tiles * kinds[1] * (kinds[0] > 1), kind_h=tiles * (kinds[1] > 1), **bias_steps(bias.shape),
         scale=np.float32(scale), softcap=np.float32(softcap or 0),
     )  # fmt: skip
-    return Problem(given, B=B, D=dim, block_q=blocks.block_q, block_k=blocks.block_k)
+    return Problem(given, B=B, D=dim, block_q=blocks.block_q, block_k=blocks.block_k, kind=kind)
 
 
-def flat(a, B, dim):
+def flat(a, B, dim, dtype):
     """(B or 1, heads, length, D) in one piece, with D filled up by zeros."""
-    full = np.zeros((B, *a.shape[1:3], dim), np.float32)
+    full = np.zeros((B, *a.shape[1:3], dim), dtype)
     full[..., : a.shape[3]] = a
     return full.ravel()
 

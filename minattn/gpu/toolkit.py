@@ -1,8 +1,7 @@
 """What a kernel calls `cuda`, as the simulator has it, and how a function is set over another `cuda`.
 
 Numba's names and meanings, for what kernels here and in the lessons use: indices, barriers, shared and local arrays,
-shuffles, votes, atomics. A function with an attribute `twin`, a GPU instruction for which Numba has no name, is replaced by
-`twin(cuda, ...)`: plain Python that says what the lanes of a warp do together.
+shuffles, votes, atomics. An `Instruction`, for which Numba has no name, is replaced by its twin.
 """
 import types
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .instructions import Instruction
 from .ledger import WARP
 from .watch import Site, site
 
@@ -57,6 +57,10 @@ class Cuda:
     @property
     def blockIdx(self):
         return Index(self._launch.thread.block.index)
+
+    @property
+    def thread(self):
+        return self._launch.thread
 
     @property
     def laneid(self):
@@ -155,7 +159,7 @@ def exchange(values):
     return {lane: values[source][0] if source in values else nothing[lane] for lane, (_, source) in values.items()}
 
 
-def bind(function, cuda, wrap=lambda callee: callee):
+def bind(function, cuda, wrap=lambda callee: callee, instruction=None):
     """The same function over another `cuda`, and so the functions that it calls from modules with a global `cuda`.
 
     Parameters
@@ -166,15 +170,17 @@ def bind(function, cuda, wrap=lambda callee: callee):
         Takes its place.
     wrap : callable
         Applied to every function that is called, as `numba.cuda.jit(device=True)` on a GPU.
+    instruction : callable
+        What a GPU has for an `Instruction`; the simulator takes its twin.
     """
     made: dict = {}
 
     def swap(name, value):
         if name == "cuda":
             return cuda
-        if isinstance(cuda, Cuda) and hasattr(value, "twin"):
-            return partial(value.twin, cuda)
-        if isinstance(cuda, Cuda) and value in (np.int32, np.uint32, np.uint64):
+        if isinstance(value, Instruction):
+            return partial(value.twin, cuda) if isinstance(cuda, Cuda) else instruction(value)
+        if isinstance(cuda, Cuda) and isinstance(value, type) and value in (np.int32, np.uint32, np.uint64):
             return int                                                # faster, and an index below 0 shows where it would wrap
         if isinstance(value, types.FunctionType) and ("cuda" in value.__globals__ or "cuda" in value.__code__.co_freevars):
             if value not in made:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 HERE = str(Path(__file__).parent)
-OWN = {f"{HERE}/{name}.py" for name in ("watch", "toolkit", "simulator")}    # no kernel stands in these files
+OWN = {f"{HERE}/{name}.py" for name in ("watch", "toolkit", "instructions", "simulator")}    # no kernel stands in these files
 SITES: dict = {}                                                      # each line's Site, made once
 
 

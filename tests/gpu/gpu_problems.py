@@ -25,17 +25,31 @@ CASES = {
 }
 
 
-def drawn(case, D=8, block_q=8, block_k=4, seed=0, dims=(8, 16)):
-    """(problem, inputs) of a case by its name."""
+def drawn(case, D=8, block_q=8, block_k=4, seed=0, dims=(8, 16), kind="f32"):
+    """(problem, inputs) of a case by its name; for a kind of 16 bits the inputs are numbers that it has."""
     options = dict(CASES[case])
     B, N, S = options.pop("B", 1), options.pop("N", 21), options.pop("S", 19)
     rng = np.random.default_rng(seed)
     q, k, v = (rng.standard_normal((B, heads, length, D)).astype(np.float32) for heads, length in [(4, N), (2, S), (2, S)])
+    bits = [q, k, v] if kind == "f32" else [as_bits(a, kind) for a in (q, k, v)]
+    q, k, v = bits if kind == "f32" else (as_numbers(a, kind) for a in bits)
     if "bias" in options:
         options["bias"] = rng.standard_normal(options["bias"])
     x = prepare(q, k, v, **options)
     blocks = block_map(EVERYTHING if x.rule is None else x.rule, x.grid(), block_q, block_k)
-    return problem(x.q, x.k, x.v, blocks, scale=x.scale, softcap=x.softcap, bias=x.bias, dims=dims), x
+    return problem(*bits, blocks, scale=x.scale, softcap=x.softcap, bias=x.bias, dims=dims, kind=kind), x
+
+
+def as_bits(a, kind):
+    """float32 numbers rounded to 16 bits, as uint16."""
+    if kind == "f16":
+        return a.astype(np.float16).view(np.uint16)
+    bits = a.view(np.uint32)
+    return (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
+
+
+def as_numbers(bits, kind):
+    return bits.view(np.float16).astype(np.float32) if kind == "f16" else (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def expected(x):

@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("minattn.gpu.simulator", reason="greenlet is not installed", exc_type=ImportError)
 
-from gpu_problems import CASES, drawn, expected, run
+from gpu_problems import CASES, as_numbers, drawn, expected, run
 
-from minattn.gpu.kernels import block, naive, registers, rows
+from minattn.gpu.kernels import block, naive, registers, rows, tensor
 
 LADDER = {"naive": (naive, {}), "rows": (rows, {}), "block": (block, {}),
           "registers": (registers, {"block_q": 16, "block_k": 16})}  # fmt: skip
@@ -23,3 +23,16 @@ def test_equals_the_reference_and_is_silent(rung, case):
     np.testing.assert_allclose(problem.given.out.reshape(out.shape), out, rtol=0, atol=1e-5 * max(1, np.abs(out).max()))
     np.testing.assert_allclose(problem.given.lse.reshape(lse.shape), lse, rtol=1e-5, atol=1e-5)
     assert (problem.given.out.reshape(out.shape)[np.isneginf(lse)] == 0).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_tensor_cores_equal_the_reference_of_what_they_are_given(kind, case):
+    problem, x = drawn(case, D=16, block_q=32, block_k=16, kind=kind, dims=(16,))
+    for report in run(tensor.launches(problem)):
+        assert not report.problems, str(report)
+    out, lse = expected(x)
+    made = as_numbers(problem.given.out, kind).reshape(out.shape)
+    np.testing.assert_allclose(made, out, rtol=0, atol=5e-3 * max(1, np.abs(out).max()))
+    np.testing.assert_allclose(problem.given.lse.reshape(lse.shape), lse, rtol=1e-5, atol=1e-5)
+    assert (made[np.isneginf(lse)] == 0).all()

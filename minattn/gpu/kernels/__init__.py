@@ -4,6 +4,7 @@
     2  rows.py       FlashAttention with one thread a query row
     3  block.py      one thread a score, then some dims of an output
     4  registers.py  4 x 4 results in each thread's registers
+    5  tensor.py     tensor cores, and copies that run beside them; numbers of 16 bits
 
 Every factory `make_...(D, block_q, block_k, biased, capped)` returns plain Python over a global `cuda`, whose argument `x` is
 a `problem.Given`; `launches(problem)` says over which grid it runs. The simulator runs that, `numba.cuda` compiles it.
