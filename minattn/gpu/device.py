@@ -93,7 +93,7 @@ def intrinsic(instruction):
     made = [scalars[kind] for kind in instruction.results]
     result = types.none if not made else made[0] if len(made) == 1 else types.UniTuple(made[0], len(made))
     count = sum(2 if kind in "sg" else 1 for kind in instruction.arguments)
-    names = ", ".join(f"x{i}" for i in range(count))                  # an intrinsic names its arguments: there are as many as it takes
+    names = ", ".join(f"x{i}" for i in range(count))              # an intrinsic names each of its arguments
     namespace = {"typed": lambda *given: (result(*given), codegen)}
     exec(f"def instruction(typingctx, {names}): return typed({names})", namespace)
     return extending.intrinsic(namespace["instruction"])

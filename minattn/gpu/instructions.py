@@ -45,8 +45,8 @@ def register(low, high, kind):
     if kind == "f16":
         bits = both.astype(np.float16).view(np.uint16).astype(np.uint32)
     else:
-        bits = both.view(np.uint32)
-        bits = bits + 0x7FFF + (bits >> 16 & 1) >> 16
+        wide = both.view(np.uint32)
+        bits = (wide + 0x7FFF + (wide >> 16 & 1) >> 16).astype(np.uint32)
     return int(bits[0]) | int(bits[1]) << 16
 
 
@@ -101,7 +101,8 @@ def wait_twin(still_open):
 def mma(kind):
     """C + A B of a warp, for kind "f16" or "bf16": (c0 .. c3) of a0 .. a3, b0, b1, c0 .. c3."""
     operands = "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13}"
-    return Instruction(f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32 {operands};", "ffff", "uuuuuuffff", mma_twin(kind))
+    name = f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32"
+    return Instruction(f"{name} {operands};", "ffff", "uuuuuuffff", mma_twin(kind))
 
 
 def pack(kind):
