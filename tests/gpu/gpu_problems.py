@@ -25,10 +25,10 @@ CASES = {
 }
 
 
-def drawn(case, D=8, block_q=8, block_k=4, seed=0, dims=(8, 16), kind="f32"):
+def drawn(case, D=8, block_q=8, block_k=4, seed=0, dims=(8, 16), kind="f32", N=21):
     """(problem, inputs) of a case by its name; for a kind of 16 bits the inputs are numbers that it has."""
     options = dict(CASES[case])
-    B, N, S = options.pop("B", 1), options.pop("N", 21), options.pop("S", 19)
+    B, N, S = options.pop("B", 1), options.pop("N", N), options.pop("S", 19)
     rng = np.random.default_rng(seed)
     q, k, v = (rng.standard_normal((B, heads, length, D)).astype(np.float32) for heads, length in [(4, N), (2, S), (2, S)])
     bits = [q, k, v] if kind == "f32" else [as_bits(a, kind) for a in (q, k, v)]

@@ -6,6 +6,8 @@
     4  registers.py  4 x 4 results in each thread's registers
     5  tensor.py     tensor cores, and copies that run beside them; numbers of 16 bits
 
+    decode.py    few queries: the keys split over blocks, each read once for its whole group, and the splits joined
+
 Every factory `make_...(D, block_q, block_k, biased, capped)` returns plain Python over a global `cuda`, whose argument `x` is
 a `problem.Given`; `launches(problem)` says over which grid it runs. The simulator runs that, `numba.cuda` compiles it.
 """
