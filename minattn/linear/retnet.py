@@ -63,7 +63,7 @@ def multiscale_decay(heads):
 
 
 def retnet_block(x, weights, *, heads, log_decay=None, theta=10_000.0, eps=1e-6, form="chunked", chunk=64, state=None,
-                 return_state=False):  # fmt: skip
+                 return_state=False, backend="auto"):  # fmt: skip
     """Multi-scale retention: RetNet's layer from tokens to tokens.
 
     Parameters
@@ -87,6 +87,8 @@ def retnet_block(x, weights, *, heads, log_decay=None, theta=10_000.0, eps=1e-6,
         What an earlier call returned; None starts empty, at position 0.
     return_state : bool
         Also return the state after the last token.
+    backend : {"auto", "numpy", "cpu"}
+        As for `retention`.
 
     Returns
     -------
@@ -122,7 +124,8 @@ def retnet_block(x, weights, *, heads, log_decay=None, theta=10_000.0, eps=1e-6,
     at = state.position + np.arange(x.shape[-2])
     q, k = (rope(a, at, layout="interleaved", theta=theta) for a in (q, k / q.shape[-1] ** 0.5))
     decay = multiscale_decay(heads) if log_decay is None else log_decay
-    read, memory = retention(q, k, v, log_decay=decay, form=form, chunk=chunk, state=state.memory, return_state=True)
+    read, memory = retention(q, k, v, log_decay=decay, form=form, chunk=chunk, state=state.memory, return_state=True,
+                             backend=backend)  # fmt: skip
     out = (silu(x @ weights.w_g) * merge_heads(head_norm(read, eps))) @ weights.w_o
     return (out, RetNetState(memory, state.position + x.shape[-2])) if return_state else out
 

@@ -100,7 +100,8 @@ class RWKV7State(NamedTuple):
     memory: np.ndarray                # (..., H, D, D)
 
 
-def rwkv7_block(x, weights, *, value=None, eps=64e-5, form="chunked", chunk=64, state=None, return_state=False):
+def rwkv7_block(x, weights, *, value=None, eps=64e-5, form="chunked", chunk=64, state=None, return_state=False,
+                backend="auto"):  # fmt: skip
     """Time mixing: RWKV-7's layer from tokens to tokens.
 
     Parameters
@@ -111,7 +112,7 @@ def rwkv7_block(x, weights, *, value=None, eps=64e-5, form="chunked", chunk=64, 
         The values that layer 0 returned for the same tokens; only in later layers, which need it.
     eps : float
         Added to the variance in the norm of each head.
-    form, chunk
+    form, chunk, backend
         As for `rwkv7`.
     state : RWKV7State, optional
         What an earlier call returned; None starts empty, and the token before the first is zeros.
@@ -166,7 +167,7 @@ def rwkv7_block(x, weights, *, value=None, eps=64e-5, form="chunked", chunk=64, 
     r, log_w, written, v, removed, a = (split_heads(part, H) for part in (r, log_w, written, v, removed, a))
     kappa = removed / np.maximum(np.linalg.norm(removed, axis=-1, keepdims=True), 1e-12)
     read, memory = rwkv7(r, log_w, written, v, kappa, a, form=form, chunk=chunk, return_state=True,
-                         state=None if state is None else state.memory)  # fmt: skip
+                         state=None if state is None else state.memory, backend=backend)  # fmt: skip
     bonus = (r * written * weights.rho[:, None]).sum(axis=-1, keepdims=True) * v
     normed = merge_heads(head_norm(read, eps)) * weights.norm_weight + weights.norm_bias
     out = ((normed + merge_heads(bonus)) * g) @ weights.w_o

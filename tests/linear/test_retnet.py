@@ -1,4 +1,6 @@
 """RetNet's block: by the paper one token and head at a time, its forms, its stream, and two other implementations."""
+import itertools
+
 import numpy as np
 import pytest
 
@@ -48,8 +50,9 @@ def test_forms_agree(close, length, chunk, dtype, tolerance):
     want, end = ma.retnet_block(x, weights, heads=H, form="parallel", state=start, return_state=True)
     assert want.dtype == end.memory.dtype == dtype
     assert end.position == 17 + length
-    for form in ("recurrent", "chunked"):
-        got, after = ma.retnet_block(x, weights, heads=H, form=form, chunk=chunk, state=start, return_state=True)
+    for form, backend in itertools.product(("recurrent", "chunked"), ("numpy", "auto")):
+        options = {"form": form, "chunk": chunk, "state": start, "backend": backend}
+        got, after = ma.retnet_block(x, weights, heads=H, return_state=True, **options)
         close(got, want, tolerance)
         close(after.memory, end.memory, tolerance)
 
@@ -111,6 +114,7 @@ def test_later_tokens_never_reach_back():
     ({"w_g": np.ones((E, 7))}, ma.errors.ShapeError, r"w_g is \(12, 7\) but w_v is \(12, 18\)"),
     ({"w_o": np.ones((7, E))}, ma.errors.ShapeError, r"w_o is \(7, 12\) but w_v is \(12, 18\)"),
     ({"w_q": np.ones((7, E))}, ma.errors.ShapeError, r"w_q is \(7, 12\)"),
+    ({"backend": "gpu"}, ma.errors.BackendError, "gpu"),
     ({"log_decay": np.zeros(2)}, ma.errors.ShapeError, r"log_decay is \(2,\); it must be \(G,\) = \(3,\)"),
     ({"state": np.zeros((2, H, D, DV))}, ma.errors.OptionError, "state is ndarray; it must be the RetNetState"),
     ({"state": RetNetState(np.zeros((2, H, DV, D)), 0)}, ma.errors.ShapeError, "state is"),

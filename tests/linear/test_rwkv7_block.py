@@ -71,10 +71,11 @@ def test_forms_agree(close, length, chunk, dtype, tolerance):
     start = RWKV7State(rng.standard_normal((2, E)).astype(dtype), rng.standard_normal((2, H, D, D)).astype(dtype))
     options = {"value": value, "state": start, "return_state": True}
     want, _, end = ma.rwkv7_block(x, weights, form="recurrent", **options)
-    got, _, after = ma.rwkv7_block(x, weights, chunk=chunk, **options)
-    assert got.dtype == after.memory.dtype == dtype
-    close(got, want, tolerance)
-    close(after.memory, end.memory, tolerance)
+    for backend in ("numpy", "auto"):
+        got, _, after = ma.rwkv7_block(x, weights, chunk=chunk, backend=backend, **options)
+        assert got.dtype == after.memory.dtype == dtype
+        close(got, want, tolerance)
+        close(after.memory, end.memory, tolerance)
     np.testing.assert_array_equal(end.last, x[:, -1])
 
 
@@ -141,6 +142,7 @@ OTHER = ma.RWKV7Weights.random(8, heads=2)
     ({"state": np.ones((2, H, D, D))}, {}, ma.errors.OptionError, "state is ndarray; it must be the RWKV7State"),
     ({"state": RWKV7State(np.ones(E), np.ones((2, H, D, D)))}, {}, ma.errors.ShapeError, r"state.last is \(12,\)"),
     ({"state": RWKV7State(np.ones((2, E)), np.ones((2, H, D, 5)))}, {}, ma.errors.ShapeError, "state is"),
+    ({"backend": "gpu"}, {}, ma.errors.BackendError, "gpu"),
     ({"form": "parallel"}, {}, ma.errors.OptionError, "'recurrent', 'chunked'"),
 ])
 def test_what_is_refused(options, change, error, says):
