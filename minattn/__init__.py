@@ -33,9 +33,10 @@ __all__ = [
     "mamba2_block", "mamba_block", "masks", "merge", "merge_heads", "models", "performer_attention",
     "performer_attention_backward", "perplexity", "plot", "positions", "practice", "project_qkv", "random_features",
     "random_projection", "reach", "recurrence", "recurrence_backward", "repeat_kv", "retention", "retention_backward",
-    "retnet_block", "rope", "rwkv7", "rwkv7_backward", "rwkv7_block", "segment_sum", "selective_scan",
-    "selective_scan_backward", "softmax", "sparse", "split_heads", "ssd", "ssd_backward", "steps", "strided_attention",
-    "strided_attention_backward", "swap_costs", "token_losses", "topk_attention", "topk_attention_backward", "xpos",
+    "retnet_block", "ring_attention", "ring_attention_backward", "rope", "rwkv7", "rwkv7_backward", "rwkv7_block",
+    "segment_sum", "selective_scan", "selective_scan_backward", "softmax", "sparse", "split_heads", "ssd",
+    "ssd_backward", "steps", "strided_attention", "strided_attention_backward", "swap_costs", "token_losses",
+    "topk_attention", "topk_attention_backward", "xpos",
 ]  # fmt: skip
 
 _ON_FIRST_USE = {
@@ -59,6 +60,7 @@ _FUNCTIONS = {
     "ssd": "linear.ssd", "ssd_backward": "linear.ssd", "segment_sum": "linear.ssd",
     "mamba_block": "linear.mamba_block", "MambaWeights": "linear.mamba_block",
     "mamba2_block": "linear.mamba2_block", "Mamba2Weights": "linear.mamba2_block",
+    "ring_attention": "ring.local", "ring_attention_backward": "ring.local",
     "rwkv7": "linear.rwkv7", "rwkv7_backward": "linear.rwkv7",
     "implied_weights": "analysis", "SwapCost": "analysis", "perplexity": "analysis", "swap_costs": "analysis",
     "token_losses": "analysis",
