@@ -1,0 +1,4 @@
+"""Beyond the window: caches in pages, and memories of what has gone by."""
+from .paged import PagedCache
+
+__all__ = ["PagedCache"]
