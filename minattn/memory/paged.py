@@ -237,7 +237,8 @@ class PagedCache:
         """Pages that N tokens more for each row take: new ones, and copies of last pages that others hold, too."""
         if N == 0:
             return 0
-        needed, holders = 0, {}
+        needed = 0
+        holders: dict = {}
         for row in rows:
             length = self._lengths[row]
             needed += -(-(length + N) // self.page_size) - len(self._tables[row])

@@ -112,14 +112,15 @@ class Serving(RuleBasedStateMachine):
     def append(self, data, N, several):
         rows = data.draw(st.lists(st.sampled_from(list(self.model)), min_size=1, max_size=3, unique=True))
         k, v = tokens(self.rng, N, len(rows))
-        free = self.cache.free_pages
+        free, together = self.cache.free_pages, several or len(rows) > 1
         try:
-            self.cache.append(rows if several or len(rows) > 1 else rows[0], *((k, v) if several or len(rows) > 1 else (k[0], v[0])))
+            self.cache.append(rows if together else rows[0], *((k, v) if together else (k[0], v[0])))
         except ma.errors.CacheError:
             assert self.cache.free_pages == free
             return
         for n, row in enumerate(rows):
-            self.model[row] = tuple(np.concatenate([old, new[n]], axis=1) for old, new in zip(self.model[row], (k, v), strict=True))
+            pairs = zip(self.model[row], (k[n], v[n]), strict=True)
+            self.model[row] = tuple(np.concatenate(pair, axis=1) for pair in pairs)
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())
