@@ -263,11 +263,13 @@ def errors(found):
 for name, found in recall.items():
     print(f"{name:15} relative errors {errors(found)}  mean {errors(found).mean():.2f}")
 assert errors(recall["delta rule, 1"])[-1] < 1e-6
+print("lengths of the values", np.linalg.norm(v_8, axis=-1))
 
 # %% [markdown]
 # **What to look for:** the state that only writes answers nearly every key with the sum of all. The decay forgets from
-# the left. The delta rule with $\beta = 1$ knows 'The', whose key is unlike the others, and the last token, whose value
-# it also gives for every key that is like the last.
+# the left. The delta rule with $\beta = 1$ is exact for the last token, but gives most of that value for every key that
+# is like the last one. The row of 'The', whose key is unlike the others, is nearly right; its error is large all the
+# same, because its value is so short beside the others.
 
 # %%
 ma.plot.heads(np.stack(list(recall.values())), tokens, titles=list(recall), columns=4);
@@ -529,7 +531,7 @@ assert k_all.nbytes + v_all.nbytes == 2 * H * N * D * 4
 # | three cups, by its state | it has none | no | no | yes, with two steps a token |
 #
 # With $D = D_v$ the state is as large as a cache of $D/2$ tokens. Whatever the text's length, it holds no more numbers
-# than that: hence the errors of recall above.
+# than that. The errors of recall above had another cause: ten tokens would have fitted, but their keys are alike.
 
 # %% [markdown]
 # ## Exercises
