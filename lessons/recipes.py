@@ -249,6 +249,36 @@ def without_softmax(m):
     }
 
 
+@recipe
+def low_rank(m):
+    """On PARAGRAPH: every map's singular values (layers, H, N), and its median z = |x + y|^2 over the pairs (layers, H).
+
+    x and y are query and key times D^(-1/4). q, k, v (3, N, D) of layer 13, one query head for each KV head. losses (3, 2): in
+    all layers, in layer 0 and in layer 13 attention is the mean of all values so far, or a Performer of 64 features; untrained.
+    """
+    from minattn import performer_attention, repeat_kv, swap_costs
+
+    def performer(q, k, v, **options):
+        return performer_attention(q, k, v, features=64, seed=0, causal=True)
+
+    ids = np.array(m.tokenizer.encode(PARAGRAPH))
+    x, positions, z, values, found = m.embed(ids), np.arange(len(ids)), [], [], {}
+    for layer in range(m.config.layers):
+        q, k, v = m.attention_inputs(layer, x, positions)
+        a, b = q / q.shape[-1] ** 0.25, repeat_kv(k, len(q) // len(k)) / q.shape[-1] ** 0.25
+        apart = (a * a).sum(-1)[..., None] + (b * b).sum(-1)[:, None] + 2 * a @ b.swapaxes(-1, -2)
+        z.append(np.median(apart[:, positions[:, None] >= positions], axis=-1))
+        if layer == 13:
+            found = {"q": q[::3], "k": k, "v": v}
+        x, weights = m.block(layer, x, positions, return_weights=True)
+        values.append(np.linalg.svd(weights, compute_uv=False))
+    swaps = {"mean": averaged, "performer": performer}
+    own, *costs = swap_costs(m, ids, swaps, layers=[0, 13])
+    losses = {(cost.name, cost.layer): cost.loss for cost in costs}
+    return {**found, "values": np.array(values), "z": np.array(z), "loss": np.array(own.loss),
+            "losses": np.array([[losses[name, layer] for name in swaps] for layer in (None, 0, 13)])}
+
+
 def store():
     """Run every recipe on the real weights and write maps/NAME.npz; prints the sizes."""
     m = model()
