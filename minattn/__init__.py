@@ -25,11 +25,11 @@ from .multihead import MultiHeadAttention
 
 __version__ = "0.1.0"
 __all__ = [
-    "Grads", "KVCache", "Mamba2Weights", "MambaWeights", "Mask", "MinattnError", "MultiHeadAttention", "PagedCache",
-    "RWKV7Weights", "RetNetWeights", "RollingCache", "SparseGrads", "Steps", "SwapCost", "analysis", "attention",
-    "attention_backward", "attention_weights", "check", "delta_rule", "delta_rule_backward", "errors",
+    "Grads", "InfiniState", "KVCache", "Mamba2Weights", "MambaWeights", "Mask", "MinattnError", "MultiHeadAttention",
+    "PagedCache", "RWKV7Weights", "RetNetWeights", "RollingCache", "SparseGrads", "Steps", "SwapCost", "analysis",
+    "attention", "attention_backward", "attention_weights", "check", "delta_rule", "delta_rule_backward", "errors",
     "fixed_attention", "fixed_attention_backward", "gated_linear_attention", "gated_linear_attention_backward",
-    "implied_weights", "linear_attention", "linear_attention_backward", "linformer_attention",
+    "implied_weights", "infini_attention", "linear_attention", "linear_attention_backward", "linformer_attention",
     "linformer_attention_backward", "logsumexp", "mamba2_block", "mamba_block", "masks", "merge", "merge_heads",
     "models", "performer_attention", "performer_attention_backward", "perplexity", "plot", "positions", "practice",
     "project_qkv", "random_features", "random_projection", "reach", "recurrence", "recurrence_backward", "repeat_kv",
@@ -60,7 +60,7 @@ _FUNCTIONS = {
     "ssd": "linear.ssd", "ssd_backward": "linear.ssd", "segment_sum": "linear.ssd",
     "mamba_block": "linear.mamba_block", "MambaWeights": "linear.mamba_block",
     "mamba2_block": "linear.mamba2_block", "Mamba2Weights": "linear.mamba2_block",
-    "PagedCache": "memory.paged",
+    "PagedCache": "memory.paged", "InfiniState": "memory.infini", "infini_attention": "memory.infini",
     "ring_attention": "ring.local", "ring_attention_backward": "ring.local",
     "rwkv7": "linear.rwkv7", "rwkv7_backward": "linear.rwkv7",
     "implied_weights": "analysis", "SwapCost": "analysis", "perplexity": "analysis", "swap_costs": "analysis",
