@@ -3,6 +3,7 @@
 Everything here is imported when it is first needed: loading numba.cuda takes a second, and most machines have no use for it.
 """
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ class Ptx(NamedTuple):
     name: str                                                         # of its entry
 
 
-def compile_ptx(launch, cc=(9, 0), *, fastmath=True, launch_bounds=None):
+def compile_ptx(launch, cc=(9, 0), *, fastmath=True):
     """The kernel of a `Launch` as PTX for compute capability `cc`; no GPU and no driver are needed.
 
     Examples
@@ -37,7 +38,8 @@ def compile_ptx(launch, cc=(9, 0), *, fastmath=True, launch_bounds=None):
     cuda = numba_cuda()
     kernel = bind(launch.kernel, cuda, wrap=cuda.jit(device=True, inline="always"), instruction=intrinsic)
     types = tuple(type_of(argument) for argument in launch.arguments)
-    text, _ = cuda.compile_ptx(kernel, types, cc=cc, fastmath=fastmath, launch_bounds=launch_bounds)
+    bounds = math.prod(launch.block), launch.resident
+    text, _ = cuda.compile_ptx(kernel, types, cc=cc, fastmath=fastmath, launch_bounds=bounds)
     return Ptx(text, text.split(".entry", 1)[1].split("(", 1)[0].strip())
 
 

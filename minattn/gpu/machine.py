@@ -13,8 +13,17 @@ from typing import NamedTuple
 from ..core.errors import DependencyError
 from .device import compile_ptx
 
-CODE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
+CODE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
 LABEL = re.compile(r"^(\.L_x_\d+):")
+
+
+class Line(NamedTuple):
+    """An instruction where it stands."""
+
+    place: int
+    opcode: str
+    guarded: bool                                                     # it acts only where a predicate holds
+    target: int | None                                                # the place that a branch names
 
 
 class Loop(NamedTuple):
@@ -49,7 +58,7 @@ class Machine(NamedTuple):
         return sum(n for opcode, n in self.opcodes.items() if opcode == name or opcode.startswith(name + "."))
 
 
-def machine(launch, arch="sm_90", *, launch_bounds=None, fastmath=True):
+def machine(launch, arch="sm_90", *, fastmath=True):
     """The kernel of a `Launch` compiled for `arch`.
 
     Raises
@@ -58,7 +67,7 @@ def machine(launch, arch="sm_90", *, launch_bounds=None, fastmath=True):
         If ptxas or nvdisasm is not installed.
     """
     cc = divmod(int(arch.removeprefix("sm_")), 10)
-    ptx = compile_ptx(launch, cc, fastmath=fastmath, launch_bounds=launch_bounds)
+    ptx = compile_ptx(launch, cc, fastmath=fastmath)
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
         source.write_text(ptx.text)
@@ -94,26 +103,31 @@ def number(pattern, text):
     return int(found[1]) if found else 0
 
 
-def read(text):
-    """(Counter of all opcodes, loops) of disassembled code."""
-    code, jumps, waiting = [], [], []
+def lines(text):
+    """The instructions of disassembled code, as a list of `Line`."""
+    found, waiting = [], []
     labels: dict = {}
     for line in text.splitlines():
         if label := LABEL.match(line.strip()):
             waiting.append(label[1])
-        elif found := CODE.search(line):
-            place, opcode, rest = int(found[1], 16), found[2], found[3]
-            labels.update((name, place) for name in waiting)
+        elif code := CODE.search(line):
+            place, guard, opcode, rest = int(code[1], 16), code[2], code[3], code[4]
+            labels.update(dict.fromkeys(waiting, place))
             waiting = []
-            if opcode not in ("NOP",):
-                code.append((place, opcode))
-            if opcode == "BRA" and (to := re.search(r"\.L_x_\d+", rest)):
-                jumps.append((place, to[0]))
-    ranges = sorted({(labels[to], place) for place, to in jumps if labels.get(to, place) < place})
+            to = re.search(r"\.L_x_\d+", rest) if opcode.split(".")[0] == "BRA" else None
+            found.append((place, opcode, guard is not None, to[0] if to else None))
+    return [Line(place, opcode, guarded, labels.get(to)) for place, opcode, guarded, to in found]
+
+
+def read(text):
+    """(Counter of all opcodes, loops) of disassembled code, without the NOPs that fill it up."""
+    code = [line for line in lines(text) if line.opcode != "NOP"]
+    ranges = sorted({(line.target, line.place) for line in code if line.target is not None and line.target < line.place})
     loops = []
     for start, stop in ranges:
         inside = [(a, b) for a, b in ranges if (a, b) != (start, stop) and start <= a and b <= stop]
-        own = [op for place, op in code if start <= place <= stop and not any(a <= place <= b for a, b in inside)]
+        own = [line.opcode for line in code
+               if start <= line.place <= stop and not any(a <= line.place <= b for a, b in inside)]  # fmt: skip
         depth = sum(a <= start and stop <= b for a, b in ranges)
         loops.append(Loop(start, stop, Counter(own), depth))
-    return Counter(op for _, op in code), tuple(loops)
+    return Counter(line.opcode for line in code), tuple(loops)

@@ -24,6 +24,7 @@ class Launch(NamedTuple):
     grid: tuple
     block: tuple
     arguments: tuple
+    resident: int = 1                 # blocks that a processor is to hold at once: the more, the fewer registers a thread has
 
 
 class Given(NamedTuple):

@@ -14,25 +14,28 @@ keys come in two chunks of 64 dims, and the values take `left` and `right` toget
 
 Keys are *swizzled*: 16 bytes at dims 4 c of key s stand at c ^ (s & 7). Eight threads that read at once read eight keys, whose
 rows all begin in the same bank; so they read from eight different places instead.
+
+To Numba the sum of two uint32 is a uint64, two registers: what lives through the loop is made a u32 again.
 """
 import math
 
 import numpy as np
 
 from ...core.blocks import EMPTY, FULL
-from ..problem import Launch, cuda
+from ..problem import DIMS, Launch, cuda
 from .parts import FLOOR, LOW
 
 f32, u32, u64 = np.float32, np.uint32, np.uint64
 ROWS, COLUMNS, VECTOR = 4, 4, 4                                       # of a thread's tile; numbers a load
 CHUNK = 64                                                            # dims a pass
+TILES = dict.fromkeys(DIMS, (64, 64))                                 # queries and keys of a tile on a GPU, for every D
 
 
 def launches(problem):
     """One launch: 256 threads for every tile of 64 queries of every head."""
     grid, across = (problem.row_tiles, problem.given.H, problem.B), problem.block_k // COLUMNS
     threads = across * problem.block_q // ROWS
-    return [Launch(make_registers(**problem.options), grid, (threads,), (problem.given,))]
+    return [Launch(make_registers(**problem.options), grid, (threads,), (problem.given,), resident=2)]
 
 
 def make_registers(D, block_q, block_k, biased, capped):
@@ -113,7 +116,7 @@ def make_registers(D, block_q, block_k, biased, capped):
 
     def registers(x):
         t, row_tile, h, b = u32(cuda.threadIdx.x), u32(cuda.blockIdx.x), u32(cuda.blockIdx.y), u32(cuda.blockIdx.z)
-        tx, ty = t % u32(across), t // u32(across)
+        tx, ty = u32(t % u32(across)), u32(t // u32(across))
         both = cuda.shared.array(both_size, f32, alignment=16)
         weights = cuda.shared.array(weights_size, f32, alignment=16)
         acc = cuda.local.array(acc_size, f32)
@@ -127,12 +130,12 @@ def make_registers(D, block_q, block_k, biased, capped):
         for r in range(ROWS):
             top[r] = FLOOR
             total[r] = f32(0)
-        queries = (b * u32(x.H) + h) * u32(x.N)                       # number of this head's first query, and key
-        keys = (b * u32(x.G) + h // (u32(x.H) // u32(x.G))) * u32(x.S)
-        row = row_tile * u32(block_q)
-        mine = row + ty * u32(ROWS)                                   # this thread's first query
-        columns = (u32(x.S) + u32(block_k - 1)) // u32(block_k)
-        tile = b * u32(x.kind_b) + h * u32(x.kind_h) + row_tile * columns
+        queries = u32((b * u32(x.H) + h) * u32(x.N))                  # number of this head's first query, and key
+        keys = u32((b * u32(x.G) + h // (u32(x.H) // u32(x.G))) * u32(x.S))
+        row = u32(row_tile * u32(block_q))
+        mine = u32(row + ty * u32(ROWS))                              # this thread's first query
+        columns = u32((u32(x.S) + u32(block_k - 1)) // u32(block_k))
+        tile = u32(b * u32(x.kind_b) + h * u32(x.kind_h) + row_tile * columns)
         last_rows = row + u32(block_q) > u32(x.N)
         if chunks == 1:
             fetch_queries(x.q, both, 0, t, queries, 0, row, u32(x.N), True)
@@ -209,8 +212,8 @@ def make_registers(D, block_q, block_k, biased, capped):
                 else:
                     for key in range(0, block_k, VECTOR):
                         add_values(both, weights, acc, a, tx, ty, u32(key), True)
-            tile += u32(1)
-            start += u32(block_k)
+            tile = u32(tile + u32(1))
+            start = u32(start + u32(block_k))
         for r in range(ROWS):
             step = across // 2
             while step > 0:
