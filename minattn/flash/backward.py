@@ -140,8 +140,25 @@ def backward_block(work, q, k, v, dout, out, lse, dq, dk, dv, scale, brain, o, b
                 store(p_dq, d, mul(load(p_q, n * D + d), splat(scale * LOG2E)))
 
 
-def backward(threads, counter, work, q, k, v, dout, out, lse, dq, dk, dv, scale, brain, owners, o):
-    """dq (B, H, N, D), dk (B, G, S, D), dv (B, G, S, Dv) of all tasks; dk and dv begin at 0."""
+@njit
+def clear(p, count):
+    """0 to `count` numbers from p on. A function of its own: within prange, Numba would make one more parallel loop of it."""
+    carray(p, count)[:] = 0
+
+
+@njit
+def finite(p, count):
+    """Whether `count` numbers from p on are neither NaN nor inf: x * 0 is 0 for those alone."""
+    nothing = splat(np.float32(0))
+    total = nothing
+    for n in range(0, count, LANES):
+        total = fma(load(p, n), nothing, total)
+    return lanes_sum(total) == 0
+
+
+def backward(threads, counter, work, q, k, v, dout, out, lse, dq, dk, dv, scale, brain, owners, wild, o):
+    """dq (B, H, N, D), dk (B, G, S, D), dv (B, G, S, Dv) of all tasks; wild[0] becomes 1 where they are not finite."""
+    D, Dv = dk.shape[3], dv.shape[3]
     for thread in prange(threads):
         (B, H, N), G, S = lse.shape, k.shape[1], k.shape[2]
         blocks, tiles = -(-N // BLOCK), -(-S // KEYS)
@@ -163,7 +180,15 @@ def backward(threads, counter, work, q, k, v, dout, out, lse, dq, dk, dv, scale,
                 if not owners:
                     for_q, start = False, task // (B * G) * STRETCH
                     stop = min(start + STRETCH, tiles)
+            rows = (stop - start) * KEYS
+            if for_kv:
+                clear(at(dk, b, g, start * KEYS), rows * D)
+                clear(at(dv, b, g, start * KEYS), rows * Dv)
             for h in range(h_first, h_last):
                 for block in range(first, last):
                     backward_block(at(work, thread, 0, 0), q, k, v, dout, out, lse, dq, dk, dv, scale, brain, o,
                                    b, h, block, start, stop, for_q, for_kv)  # fmt: skip
+                if for_q and not finite(at(dq, b, h, first * BLOCK), (min(last * BLOCK, N) - first * BLOCK) * D):
+                    wild[0] = 1
+            if for_kv and not (finite(at(dk, b, g, start * KEYS), rows * D) and finite(at(dv, b, g, start * KEYS), rows * Dv)):
+                wild[0] = 1

@@ -98,13 +98,13 @@ def backward(x, dout, out=None, lse=None, score_mod_grad=None):
     q, k, v, do, brain = ready(x.q, x.k, x.v, dout, columns=PANEL)
     o, _ = ready(out, columns=PANEL, half=False)
     lse = np.ascontiguousarray(lse, np.float32)
-    dq, dk, dv = aligned(B, H, N, q.shape[3]), zeros(B, G, tiled(S), k.shape[3]), zeros(B, G, tiled(S), v.shape[3])
+    dq, dk, dv = aligned(B, H, N, q.shape[3]), aligned(B, G, tiled(S), k.shape[3]), aligned(B, G, tiled(S), v.shape[3])
     threads = numba.get_num_threads()
     work = aligned(threads, 1, 1, backward_kernel.workspace(q.shape[3], v.shape[3]))
-    options = options_of(x, mod)
+    options, wild = options_of(x, mod), np.zeros(1, np.int64)
     run(backward_compiled(q.dtype), threads, np.zeros(1, np.int64), work, q, k, v, do, o, lse,
-        dq, dk, dv, np.float32(x.scale), brain, B * G >= OWNERS, options)  # fmt: skip
-    if not all(np.isfinite(a).all() for a in (dq, dk, dv)):     # NaN or inf somewhere: the careful form knows who sees it
+        dq, dk, dv, np.float32(x.scale), brain, B * G >= OWNERS, wild, options)  # fmt: skip
+    if wild[0]:                                                 # NaN or inf somewhere: the careful form knows who sees it
         return online.backward(x, dout, out, lse, score_mod_grad)
     dsink = None if x.sink_logits is None else reference.sink_backward(x, lse, reference.row_delta(x, dout, out))
     dbias = None if x.bias is None else online.backward(x, dout, out, lse, score_mod_grad)[3]
@@ -207,7 +207,7 @@ def backward_compiled(dtype):
     given4, made3 = [given] * 4, [made] * 3
     out = array_types(np.dtype(np.float32))[0]
     flag = types.boolean
-    signature = types.void(types.intp, counter, made, *given4, out, lse, *made3, types.float32, flag, flag, OPTIONS)
+    signature = types.void(types.intp, counter, made, *given4, out, lse, *made3, types.float32, flag, flag, counter, OPTIONS)
     return compiled(backward_kernel.backward, signature, parallel=True)
 
 
