@@ -496,7 +496,7 @@ text = {n: whole_text(n) for n in 2 ** np.arange(8, 15)}
 one_more = {n: one_token(n) for n in 2 ** np.arange(10, 17, 2)}
 
 # %%
-fig, axes = plt.subplots(1, 3, figsize=(11, 3.9), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(11, 4.6), layout="constrained")
 for width, ratio in ratios.items():
     line, = axes[0].loglog(lengths, ratio, "o-", label=f"D = {width}")
     axes[0].axvline(width, color=line.get_color(), linestyle=":")
@@ -512,7 +512,7 @@ for ax, times_of, title in [(axes[1], text, "a whole text"), (axes[2], one_more,
             ax.loglog(at, [1000 * times_of[n][name] for n in at], "o-", color=colour, label=name)
     ax.set(xlabel="N", ylabel="milliseconds", title=title)
 for ax in axes:
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)       # below: no line is covered
 for name in colours:
     n = [n for n in text if name in text[n]][-3:]
     power = np.polyfit(np.log(n), np.log([text[m][name] for m in n]), 1)[0]
