@@ -17,12 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..attention import attention, attention_backward
 from ..core.errors import MaskError, ShapeError
 from ..core.inputs import prepare
 from ..core.mask import Mask
-from ..core.shapes import common_type, count, floats, working_type
-from ..core.softmax import merge
+from ..core.shapes import common_type, floats, sum_to, working_type
+from .runs import Keys, Options, Queries, nothing, visit, visit_backward
 from .shares import shares
 
 
@@ -94,23 +93,22 @@ def ring_attention(q, k, v, *, ranks, schedule="contiguous", causal=False, mask=
     [[3, 3, 3], [2, 2, 2], [2, 2, 2]]
     """
     ring = Ring(q, k, v, ranks, schedule, causal, mask, scale, softcap)
-    p, hops = ring.ranks, []
-    outs = [[ring.nothing(run) for run in runs] for runs in ring.q_runs]          # (out, lse) of each run of each rank
+    p, hops = len(ring.queries), []
+    outs = [[nothing(run, ring.v.shape[-1]) for run in runs] for runs in ring.queries]        # (out, lse) of each run
     for hop in range(p):
         turn = []
         for rank in range(p):
             source = (rank - hop) % p
-            pairs = [(i, j) for i in range(len(outs[rank])) for j in range(len(ring.k_runs[source]))]
-            seen = [pair for pair in pairs if ring.somebody_sees(rank, source, *pair)]
-            for i, j in seen:
-                outs[rank][i] = merge(*outs[rank][i], *ring.forward(ring.q_runs[rank][i], ring.k_runs[source][j]))
+            block = ring.keys[source]
+            outs[rank], computed = visit(outs[rank], ring.queries[rank], block, ring.options)
+            received = sum(run.k.size + run.v.size for run in block) * ring.dtype.itemsize if hop else 0
             lse = np.concatenate([lse for _, lse in outs[rank]], axis=-1)
-            turn.append(Hop(hop, rank, source, ring.bytes_of(source) if hop else 0, len(seen), len(pairs), 0.0, lse))
+            turn.append(Hop(hop, rank, source, received, computed, len(ring.queries[rank]) * len(block), 0.0, lse))
         most = max(one.computed for one in turn)
         hops.append([one._replace(idle=1 - one.computed / most if most else 0.0) for one in turn])
-    results = [ring.home(outs, 0, -2).astype(ring.dtype)]
+    results = [ring.home([out for runs in outs for out, _ in runs], -2).astype(ring.dtype, copy=False)]
     if return_lse:
-        results.append(ring.home(outs, 1, -1))
+        results.append(ring.home([lse for runs in outs for _, lse in runs], -1))
     if return_hops:
         results.append(hops)
     return results[0] if len(results) == 1 else tuple(results)
@@ -155,78 +153,43 @@ def ring_attention_backward(dout, q, k, v, *, ranks, schedule="contiguous", caus
     for name, a, shape in (("dout", dout, ring.out_shape), ("out", out, ring.out_shape), ("lse", lse, ring.out_shape[:-1])):
         if a.shape != shape:
             raise ShapeError(f"{name} is {a.shape}; it must be {shape}, as the forward returned it")
-    dq, dk, dv = (np.zeros(a.shape, ring.work) for a in (ring.q, ring.k, ring.v))
-    for hop in range(ring.ranks):
-        for rank in range(ring.ranks):
-            source = (rank - hop) % ring.ranks
-            for i, rows in enumerate(ring.q_runs[rank]):
-                for j, keys in enumerate(ring.k_runs[source]):
-                    if ring.somebody_sees(rank, source, i, j):
-                        share = ring.backward(dout, out, lse, rows, keys)
-                        dq[..., rows, :] += share.dq
-                        dk[..., keys, :] += share.dk                              # these travel with their block
-                        dv[..., keys, :] += share.dv
-    return RingGrads(*(grad.astype(a.dtype) for grad, a in zip((dq, dk, dv), (ring.q, ring.k, ring.v), strict=True)))
+    p = len(ring.queries)
+    dqs = [[np.zeros_like(run.q) for run in runs] for runs in ring.queries]
+    dkeys = [[(np.zeros_like(run.k), np.zeros_like(run.v)) for run in runs] for runs in ring.keys]
+    wide = dout.astype(ring.work), out.astype(ring.work)
+    parts = [[[a[..., rows, :] for rows in runs] for runs in ring.q_runs] for a in wide]
+    lses = [[lse[..., rows] for rows in runs] for runs in ring.q_runs]
+    for hop in range(p):
+        for rank in range(p):
+            source = (rank - hop) % p                                             # its gradients have come with the block
+            douts, outs = parts[0][rank], list(zip(parts[1][rank], lses[rank], strict=True))
+            visit_backward(douts, outs, ring.queries[rank], ring.keys[source], ring.options, dqs[rank], dkeys[source])
+    dq = ring.home([run for runs in dqs for run in runs], -2)
+    dk, dv = (ring.home([run[n] for runs in dkeys for run in runs], -2, ring.k_runs) for n in (0, 1))
+    given = (floats(name, a) for name, a in zip("qkv", (q, k, v), strict=True))
+    return RingGrads(*(sum_to(grad, a.shape).astype(a.dtype, copy=False) for grad, a in zip((dq, dk, dv), given, strict=True)))
 
 
 class Ring:
-    """The problem, checked once, and its shares."""
+    """The problem, checked once, and what each rank has of it."""
 
     def __init__(self, q, k, v, ranks, schedule, causal, mask, scale, softcap):
         if mask is not None and not isinstance(mask, Mask):
             raise MaskError("mask is an array; ring attention deals the tokens out anew and wants a rule of positions (a Mask)")
         x = prepare(q, k, v, mask=mask, causal=causal, scale=scale, softcap=softcap)
-        self.rule, self.heads, self.batch = x.rule, x.q.shape[1], x.batch
-        self.q, self.k, self.v = (floats(name, a) for name, a in zip("qkv", (q, k, v), strict=True))
-        self.dtype = common_type(q=self.q, k=self.k, v=self.v)
-        self.work = working_type(self.dtype)
-        N, S = self.q.shape[-2], self.k.shape[-2]
-        self.ranks, self.q_pos, self.k_pos = count("ranks", ranks, 1), np.arange(S - N, S), np.arange(S)
+        q, k, v = (floats(name, a) for name, a in zip("qkv", (q, k, v), strict=True))
+        self.dtype = common_type(q=q, k=k, v=v)
+        self.work = working_type(self.dtype)                                      # partial results stay wide
+        q, k, self.v = (a.astype(self.work, copy=False) for a in (q, k, v))
+        q = np.broadcast_to(q, (*x.lead, *q.shape[-3 if q.ndim > 2 else -2:]))    # rows that only k or v has
+        N, S = q.shape[-2], k.shape[-2]
         self.q_runs, self.k_runs = shares(N, ranks, schedule), shares(S, ranks, schedule)
-        self.options: dict = {"mask": x.rule, "scale": x.scale, "softcap": softcap}
-        self.out_shape = (*x.lead, *self.q.shape[-3:-2], N, self.v.shape[-1])
-        self.met: dict = {}
+        self.queries = [[Queries(q[..., rows, :], S - N + rows) for rows in runs] for runs in self.q_runs]
+        self.keys = [[Keys(k[..., keys, :], self.v[..., keys, :], keys) for keys in runs] for runs in self.k_runs]
+        self.options = Options(x.rule, x.scale, softcap, x.batch, x.q.shape[1])
+        self.out_shape = (*q.shape[:-1], self.v.shape[-1])
 
-    def nothing(self, rows):
-        """(out, lse) before any key has come by."""
-        shape = (*self.out_shape[:-2], len(rows))
-        return np.zeros((*shape, self.out_shape[-1]), self.work), np.full(shape, -np.inf, self.work)
-
-    def somebody_sees(self, rank, source, i, j):
-        """Whether any query of a run may look at any key of another: what nobody sees is not computed."""
-        rows, keys = self.q_runs[rank][i], self.k_runs[source][j]
-        if not len(rows) or not len(keys):
-            return False
-        if self.rule is None:
-            return True
-        key = rank, source, i, j
-        if key not in self.met:
-            tiles = self.rule.blocks(len(rows), len(keys), block_q=len(rows), block_k=len(keys), batch=self.batch,
-                                     heads=self.heads, q_pos=self.q_pos[rows], k_pos=self.k_pos[keys])  # fmt: skip
-            self.met[key] = bool(tiles.kind.any())
-        return self.met[key]
-
-    def part(self, rows, keys):
-        """(q, k, v) of two runs, and where they stand."""
-        q, k, v = (a[..., run, :].astype(self.work, copy=False) for a, run in ((self.q, rows), (self.k, keys), (self.v, keys)))
-        return q, k, v, {"q_pos": self.q_pos[rows], "k_pos": self.k_pos[keys], **self.options}
-
-    def forward(self, rows, keys):
-        q, k, v, options = self.part(rows, keys)
-        return attention(q, k, v, return_lse=True, **options)
-
-    def backward(self, dout, out, lse, rows, keys):
-        q, k, v, options = self.part(rows, keys)
-        dout, out = (a[..., rows, :].astype(self.work, copy=False) for a in (dout, out))
-        return attention_backward(dout, q, k, v, out=out, lse=lse[..., rows], **options)
-
-    def home(self, outs, which, axis):
-        """What the ranks have, put back into the order of the tokens."""
-        runs = [run for rank in outs for run in rank]
-        order = np.argsort(np.concatenate([run for rank in self.q_runs for run in rank]))
-        return np.take(np.concatenate([run[which] for run in runs], axis=axis), order, axis=axis)
-
-    def bytes_of(self, source):
-        """Keys and values of a rank, as they are sent."""
-        tokens = sum(map(len, self.k_runs[source]))
-        return sum(a[..., :1, :].size * a.itemsize for a in (self.k, self.v)) * tokens
+    def home(self, parts, axis, runs=None):
+        """What the ranks have, run after run, put back into the order of the tokens."""
+        order = np.argsort(np.concatenate([run for rank in runs or self.q_runs for run in rank]))
+        return np.take(np.concatenate(parts, axis=axis), order, axis=axis)

@@ -117,3 +117,12 @@ def test_errors():
             ma.ring_attention(q, k, v, **options)
     with pytest.raises(ma.MinattnError, match="dout is"):
         ma.ring_attention_backward(dout[..., :3], q, k, v, ranks=2)
+
+
+def test_leading_axes_broadcast():
+    q, k, v, _ = drawn()
+    shared = q[:1], k[0], v
+    dout = np.random.default_rng(1).standard_normal((2, 4, 21, 5))
+    assert_equal([ma.ring_attention(*shared, ranks=3, causal=True)], [ma.attention(*shared, causal=True)], 1e-12)
+    wanted = ma.attention_backward(dout, *shared, causal=True)[:3]
+    assert_equal(ma.ring_attention_backward(dout, *shared, ranks=3, causal=True), wanted, 1e-12)
