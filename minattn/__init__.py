@@ -26,17 +26,17 @@ from .multihead import MultiHeadAttention
 __version__ = "0.1.0"
 __all__ = [
     "Grads", "InfiniState", "KVCache", "Mamba2Weights", "MambaWeights", "Mask", "MinattnError", "MultiHeadAttention",
-    "PagedCache", "RWKV7Weights", "RetNetWeights", "RollingCache", "SparseGrads", "Steps", "SwapCost", "analysis",
-    "attention", "attention_backward", "attention_weights", "check", "delta_rule", "delta_rule_backward", "errors",
-    "fixed_attention", "fixed_attention_backward", "gated_linear_attention", "gated_linear_attention_backward",
+    "PagedCache", "RWKV7Weights", "RetNetWeights", "RollingCache", "SparseGrads", "Steps", "SwapCost", "XLWeights",
+    "analysis", "attention", "attention_backward", "attention_weights", "check", "delta_rule", "delta_rule_backward",
+    "errors", "fixed_attention", "fixed_attention_backward", "gated_linear_attention", "gated_linear_attention_backward",
     "implied_weights", "infini_attention", "linear_attention", "linear_attention_backward", "linformer_attention",
-    "linformer_attention_backward", "logsumexp", "mamba2_block", "mamba_block", "masks", "merge", "merge_heads",
-    "models", "performer_attention", "performer_attention_backward", "perplexity", "plot", "positions", "practice",
-    "project_qkv", "random_features", "random_projection", "reach", "recurrence", "recurrence_backward", "repeat_kv",
-    "retention", "retention_backward", "retnet_block", "ring_attention", "ring_attention_backward", "rope", "rwkv7",
-    "rwkv7_backward", "rwkv7_block", "segment_sum", "selective_scan", "selective_scan_backward", "softmax", "sparse",
-    "split_heads", "ssd", "ssd_backward", "steps", "strided_attention", "strided_attention_backward", "swap_costs",
-    "token_losses", "topk_attention", "topk_attention_backward", "xpos",
+    "linformer_attention_backward", "logsumexp", "mamba2_block", "mamba_block", "masks", "merge", "merge_heads", "models",
+    "performer_attention", "performer_attention_backward", "perplexity", "plot", "positions", "practice", "project_qkv",
+    "random_features", "random_projection", "reach", "recurrence", "recurrence_backward", "repeat_kv", "retention",
+    "retention_backward", "retnet_block", "ring_attention", "ring_attention_backward", "rope", "rwkv7", "rwkv7_backward",
+    "rwkv7_block", "segment_sum", "selective_scan", "selective_scan_backward", "softmax", "sparse", "split_heads", "ssd",
+    "ssd_backward", "steps", "strided_attention", "strided_attention_backward", "swap_costs", "token_losses",
+    "topk_attention", "topk_attention_backward", "transformer_xl_attention", "transformer_xl_attention_backward", "xpos",
 ]  # fmt: skip
 
 _ON_FIRST_USE = {
@@ -61,6 +61,8 @@ _FUNCTIONS = {
     "mamba_block": "linear.mamba_block", "MambaWeights": "linear.mamba_block",
     "mamba2_block": "linear.mamba2_block", "Mamba2Weights": "linear.mamba2_block",
     "PagedCache": "memory.paged", "InfiniState": "memory.infini", "infini_attention": "memory.infini",
+    "XLWeights": "memory.transformer_xl", "transformer_xl_attention": "memory.transformer_xl",
+    "transformer_xl_attention_backward": "memory.transformer_xl",
     "ring_attention": "ring.local", "ring_attention_backward": "ring.local",
     "rwkv7": "linear.rwkv7", "rwkv7_backward": "linear.rwkv7",
     "implied_weights": "analysis", "SwapCost": "analysis", "perplexity": "analysis", "swap_costs": "analysis",
