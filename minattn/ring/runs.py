@@ -68,7 +68,11 @@ def visit(outs, queries, block, options):
 
 
 def visit_backward(douts, outs, queries, block, options, dqs, dblock):
-    """Add what these queries and a block give: to dqs, an array a run of queries, and to dblock, (dk, dv) a run of keys."""
+    """Add what these queries and a block give: to dqs, an array a run of queries, and to dblock, (dk, dv) a run of keys.
+
+    Returns how many pairs of runs were computed.
+    """
+    computed = 0
     for dout, (out, lse), rows, dq in zip(douts, outs, queries, dqs, strict=True):
         for keys, (dk, dv) in zip(block, dblock, strict=True):
             if options.sees(rows, keys):
@@ -76,3 +80,5 @@ def visit_backward(douts, outs, queries, block, options, dqs, dblock):
                 dq += share.dq
                 dk += share.dk
                 dv += share.dv
+                computed += 1
+    return computed
