@@ -78,24 +78,17 @@ def ldmatrix_twin(turned):
 
 
 def copy_twin(cuda, target, to, source, at, size):
-    """Eight numbers of 16 bits, zeros beyond `size` bytes; they arrive when this thread waits for their group."""
+    """Eight numbers of 16 bits, zeros beyond `size` bytes; they arrive at any time until this thread waits for its copies."""
     cuda.thread.copies.append((target, int(to), source, int(at), int(size) // 2))
+    for i in range(8):
+        target.begin(int(to) + i)
 
 
-def commit_twin(cuda):
-    cuda.thread.groups.append(cuda.thread.copies)
-    cuda.thread.copies = []
-
-
-def wait_twin(still_open):
-    def wait(cuda):
-        groups = cuda.thread.groups
-        while len(groups) > still_open:
-            for target, to, source, at, real in groups.pop(0):
-                for i in range(8):
-                    target[to + i] = source[at + i] if i < real else 0
-
-    return wait
+def wait_twin(cuda):
+    for target, to, source, at, real in cuda.thread.copies:
+        for i in range(8):
+            target[to + i] = source[at + i] if i < real else 0
+    cuda.thread.copies.clear()
 
 
 def mma(kind):
@@ -114,7 +107,5 @@ LOAD = "ldmatrix.sync.aligned.m8n8.x4{}.shared.b16 {{$0,$1,$2,$3}}, [$4];"
 ldmatrix = Instruction(LOAD.format(""), "uuuu", "s", ldmatrix_twin(False))
 ldmatrix_turned = Instruction(LOAD.format(".trans"), "uuuu", "s", ldmatrix_twin(True))
 copy_16_bytes = Instruction("cp.async.cg.shared.global [$0], [$1], 16, $2;", "", "sgu", copy_twin)
-commit_copies = Instruction("cp.async.commit_group;", "", "", commit_twin)
-wait_for_all = Instruction("cp.async.wait_group 0;", "", "", wait_twin(0))
-wait_but_one = Instruction("cp.async.wait_group 1;", "", "", wait_twin(1))
+wait_for_copies = Instruction("cp.async.wait_all;", "", "", wait_twin)
 exp2 = Instruction("ex2.approx.ftz.f32 $0, $1;", "f", "f", lambda cuda, x: np.exp2(np.float32(x)))

@@ -107,8 +107,7 @@ class Thread:
     def __init__(self, index, rank, warp, run):
         self.index, self.lane, self.rank, self.warp, self.block = index, rank % WARP, rank, warp, warp.block
         self.arrays, self.turn = 0, greenlet.greenlet(run)
-        self.copies: list = []                                        # asynchronous ones since the last group
-        self.groups: list = []
+        self.copies: list = []                                        # asynchronous ones, not yet waited for
         self.waits: Any = None
         self.answer: Any = None
 

@@ -13,6 +13,7 @@ import numpy as np
 
 HERE = str(Path(__file__).parent)
 OWN = {f"{HERE}/{name}.py" for name in ("watch", "toolkit", "instructions", "simulator")}    # no kernel stands in these files
+NAN_BITS = 0x7FFF                                                     # NaN, in both formats of 16 bits
 SITES: dict = {}                                                      # each line's Site, made once
 
 
@@ -96,6 +97,14 @@ class Watched:
         self.flat[place] = update(old)
         return old
 
+    def begin(self, index):
+        """A write that goes on until the element is set: from here on it is nobody else's, and holds NaN."""
+        where = site()
+        place = self.locate(index, "write")
+        if place is not None:
+            self.writes(place, where, counted=False)
+            self.flat[place] = np.nan if self.dtype.kind == "f" else NAN_BITS
+
     def locate(self, index, action):
         if self.ndim == 1 and type(index) is int and 0 <= index < self.size:
             return index
@@ -111,7 +120,7 @@ class Watched:
         self.readers.setdefault(place, []).append(Access(thread, thread.block.epoch, thread.warp.epoch, where, False))
         self.launch.ledger.count(thread, self, "read", place, where)
 
-    def writes(self, place, where, atomic=False):
+    def writes(self, place, where, atomic=False, counted=True):
         thread = self.launch.thread
         last = self.writers.get(place)
         if last is not None and not ordered(last, thread) and not (atomic and last.atomic):
@@ -120,7 +129,8 @@ class Watched:
             if not ordered(reader, thread):
                 self.launch.report("race", where, self, place, reader, f"writes over what {reader.thread} read")
         self.writers[place] = Access(thread, thread.block.epoch, thread.warp.epoch, where, atomic)
-        self.launch.ledger.count(thread, self, "atomic" if atomic else "write", place, where)
+        if counted:
+            self.launch.ledger.count(thread, self, "atomic" if atomic else "write", place, where)
 
 
 class Local:

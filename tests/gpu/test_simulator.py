@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from minattn.core.errors import KernelError, OptionError
+from minattn.gpu.instructions import copy_16_bytes, wait_for_copies
 
 simulate = pytest.importorskip("minattn.gpu.simulator", reason="greenlet is not installed", exc_type=ImportError).simulate
 ORDERS = "ascending", "descending", 0, 1, 2
@@ -197,6 +198,40 @@ def test_warp_wide_operations_wait_for_the_lanes_that_live():
     np.testing.assert_array_equal(x, [2, 2, 3, 3])
     assert problems_of(not_mine) == ("lane outside of its own mask",)
     assert problems_of(never_met) == ("divergent barrier",)
+
+
+def test_a_copy_is_under_way_from_its_start_until_it_is_waited_for():
+    def right(x, out):
+        tile = cuda.shared.array(16, np.uint16)
+        mine, other = 8 * cuda.threadIdx.x, 8 - 8 * cuda.threadIdx.x
+        copy_16_bytes(tile, mine, x, mine, 16 - mine)                 # thread 1: 8 bytes, and zeros
+        wait_for_copies()
+        cuda.syncthreads()
+        out[cuda.threadIdx.x] = tile[other] + tile[other + 7]
+
+    def not_waited_for(x, out):
+        tile = cuda.shared.array(16, np.uint16)
+        copy_16_bytes(tile, 8 * cuda.threadIdx.x, x, 0, 16)
+        cuda.syncthreads()
+        out[cuda.threadIdx.x] = tile[8 - 8 * cuda.threadIdx.x]
+
+    def begun_too_early(x, out):
+        tile = cuda.shared.array(16, np.uint16)
+        tile[8 * cuda.threadIdx.x] = 1
+        cuda.syncthreads()
+        out[cuda.threadIdx.x] = tile[8 - 8 * cuda.threadIdx.x]
+        copy_16_bytes(tile, 8 * cuda.threadIdx.x, x, 0, 16)
+        cuda.syncthreads()
+        wait_for_copies()
+
+    x, out = np.arange(1, 17, dtype=np.uint16), np.zeros(2, np.uint16)
+    report = simulate(right, 1, 2, x, out)
+    assert not report.problems
+    assert report.ledger.elements["shared", "write"] == 16
+    np.testing.assert_array_equal(out, [9, 1 + 8])
+    simulate(not_waited_for, 1, 2, x, out)
+    assert np.isnan(out.view(np.float16)).all()
+    assert simulate(begun_too_early, 1, 2, x, out).kinds == ("race",)
 
 
 def test_indices_outside_are_named_and_touch_nothing():

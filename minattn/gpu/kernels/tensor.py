@@ -9,7 +9,8 @@ queries, scores and outputs, in the layouts of instructions.py. The scores of a 
     acc   (dims / 8, 4)      outputs, the same
 
 Tiles of keys and values are fetched while the tile before is at work: asynchronous copies of 16 bytes into the other one of
-two stages. Rows of a tile are swizzled as in kernel 4, in pieces of 16 bytes, so that 8 rows are read without a conflict.
+two stages. Rows of a tile are swizzled as in kernel 4, in pieces of 16 bytes, so that 8 rows are read without a conflict. A
+lane works out once where it reads; 16 dims on flip a few bits of that place, and 16 rows on add to it.
 
 The softmax works with powers of two: 2^(x log2 e) is one instruction on a GPU. A negative scale is a negated query.
 A hidden key has weight 0 here too, but 0 times a NaN in its value is NaN: this kernel wants values that are finite.
@@ -23,18 +24,18 @@ from .. import instructions
 from ..problem import Launch, cuda
 from .parts import FLOOR, LOW
 
-f32, u16, u32 = np.float32, np.uint16, np.uint32
+f32, u16, u32, u64 = np.float32, np.uint16, np.uint32, np.uint64
 PIECE = 8                                                             # numbers of 16 bits in 16 bytes
+TILES = {32: (64, 64), 64: (64, 64), 128: (64, 32)}                   # queries and keys of a tile on a GPU, for every D
 LOG2E, LN2 = f32(math.log2(math.e)), f32(math.log(2))
 ldmatrix, ldmatrix_turned, exp2 = instructions.ldmatrix, instructions.ldmatrix_turned, instructions.exp2
-copy, commit, wait_for_all = instructions.copy_16_bytes, instructions.commit_copies, instructions.wait_for_all
-wait_but_one = instructions.wait_but_one
+copy, wait_for_copies = instructions.copy_16_bytes, instructions.wait_for_copies
 
 
 def launches(problem):
     """One launch: a warp for every 16 queries of a tile, for every tile of queries of every head."""
-    grid = problem.row_tiles, problem.given.H, problem.B
-    return [Launch(make_tensor(**problem.options, kind=problem.kind), grid, (2 * problem.block_q,), (problem.given,))]
+    grid, threads, resident = (problem.row_tiles, problem.given.H, problem.B), 2 * problem.block_q, 3 if problem.D <= 64 else 2
+    return [Launch(make_tensor(**problem.options, kind=problem.kind), grid, (threads,), (problem.given,), resident)]
 
 
 def make_tensor(D, block_q, block_k, biased, capped, kind):
@@ -44,45 +45,46 @@ def make_tensor(D, block_q, block_k, biased, capped, kind):
     stage, values_at = 2 * block_k * D, block_k * D                   # numbers of a stage; where its values begin
     tiles_size, q_size, s_size, acc_size = 2 * stage, D // 16 * 4, block_k // 8 * 4, D // 8 * 4
     dim_steps, key_steps, key_tiles, dim_pairs = D // 16, block_k // 16, block_k // 8, D // 16
-    swizzle, copies = min(8, pieces) - 1, -(-block_k * pieces // threads)
-    whole = block_k * pieces % threads == 0
+    swizzle, down = min(8, pieces) - 1, threads // pieces             # down: rows that all threads copy at once
+    whole = block_k % down == 0
 
     def place(row, piece):
         """Where 16 bytes of a row of a tile stand."""
-        return (row * u32(pieces) + (piece ^ row & u32(swizzle))) * u32(PIECE)
+        return u32((row * u32(pieces) + (piece ^ row & u32(swizzle))) * u32(PIECE))
 
-    def fetch(x, tiles, at, t, first, start):
-        """Begin to copy the keys and values from `start` to the stage at tiles[at:]; zeros beyond the last."""
-        for i in range(copies):
-            n = t + u32(i * threads)
-            row, piece = n // u32(pieces), n % u32(pieces)
-            if whole or row < u32(block_k):
-                there = (first + min(start + row, u32(x.S) - u32(1))) * u32(D) + piece * u32(PIECE)
-                size = u32(16) if start + row < u32(x.S) else u32(0)
-                copy(tiles, at + place(row, piece), x.k, there, size)
-                copy(tiles, at + u32(values_at) + place(row, piece), x.v, there, size)
-        commit()
+    def fetch(x, tiles, at, t, keys, start):
+        """Begin to copy the keys and values from `start` to the stage at tiles[at:]; beyond the last come zeros, read nowhere."""
+        row, piece = u32(t // u32(pieces)), u32(t % u32(pieces))
+        there = u64(keys + start + row) * u64(D) + u64(piece * u32(PIECE))
+        for i in range(-(-block_k // down)):
+            if whole or row + u32(i * down) < u32(block_k):
+                to = at + place(u32(row + u32(i * down)), piece)
+                size = u32(16) if start + row + u32(i * down) < u32(x.S) else u32(0)
+                copy(tiles, to, x.k, there + u64(i * down * D), size)
+                copy(tiles, to + u32(values_at), x.v, there + u64(i * down * D), size)
 
     def next_column(x, tile, column, columns):
         """The next column of tiles that is not empty."""
         while column < columns and x.kind[tile + column] == EMPTY:
-            column += u32(1)
+            column = u32(column + u32(1))
         return column
 
     def tensor(x):
         t, row_tile, h, b = u32(cuda.threadIdx.x), u32(cuda.blockIdx.x), u32(cuda.blockIdx.y), u32(cuda.blockIdx.z)
-        lane, warp = t % u32(32), t // u32(32)
-        g, two_t = lane // u32(4), lane % u32(4) * u32(2)
+        lane, warp = u32(t % u32(32)), u32(t // u32(32))
+        g, two_t = u32(lane // u32(4)), u32(lane % u32(4) * u32(2))
+        key_place = place(u32(lane % u32(8) + lane // u32(16) * u32(8)), u32(lane // u32(8) % u32(2)))
+        value_place = u32(u32(values_at) + place(u32(lane % u32(16)), u32(lane // u32(16))))
         tiles = cuda.shared.array(tiles_size, u16, alignment=16)
         q = cuda.local.array(q_size, u32)
         s = cuda.local.array(s_size, f32)
         acc = cuda.local.array(acc_size, f32)
-        queries = (b * u32(x.H) + h) * u32(x.N)
-        keys = (b * u32(x.G) + h // (u32(x.H) // u32(x.G))) * u32(x.S)
-        columns = (u32(x.S) + u32(block_k - 1)) // u32(block_k)
-        tile = b * u32(x.kind_b) + h * u32(x.kind_h) + row_tile * columns
-        n0 = row_tile * u32(block_q) + warp * u32(16) + g             # this lane's two rows
-        n1 = n0 + u32(8)
+        queries = u32((b * u32(x.H) + h) * u32(x.N))
+        keys = u32((b * u32(x.G) + h // (u32(x.H) // u32(x.G))) * u32(x.S))
+        columns = u32((u32(x.S) + u32(block_k - 1)) // u32(block_k))
+        tile = u32(b * u32(x.kind_b) + h * u32(x.kind_h) + row_tile * columns)
+        n0 = u32(row_tile * u32(block_q) + warp * u32(16) + g)        # this lane's two rows
+        n1 = u32(n0 + u32(8))
         flip = u32(0x80008000) if x.scale < f32(0) else u32(0)
         upper, lower = (queries + min(n0, u32(x.N) - u32(1))) * u32(D), (queries + min(n1, u32(x.N) - u32(1))) * u32(D)
         for k in range(dim_steps):
@@ -95,23 +97,17 @@ def make_tensor(D, block_q, block_k, biased, capped, kind):
         top0, top1, total0, total1 = FLOOR, FLOOR, f32(0), f32(0)
         at = u32(0)
         column = next_column(x, tile, u32(0), columns)
-        if column < columns:
-            fetch(x, tiles, at, t, keys, column * u32(block_k))
+        fetch(x, tiles, at, t, keys, u32(column * u32(block_k)))
         while column < columns:
-            start, following = column * u32(block_k), next_column(x, tile, column + u32(1), columns)
-            if following < columns:
-                fetch(x, tiles, u32(stage) - at, t, keys, following * u32(block_k))
-                wait_but_one()
-            else:
-                wait_for_all()
-            cuda.syncthreads()                                        # everyone's copies are there
+            start, following = u32(column * u32(block_k)), next_column(x, tile, u32(column + u32(1)), columns)
+            wait_for_copies()
+            cuda.syncthreads()                                        # everyone's copies are there, and the other stage is free
+            fetch(x, tiles, u32(u32(stage) - at), t, keys, u32(following * u32(block_k)))
             for i in range(s_size):
                 s[i] = f32(0)
             for pair in range(key_steps):
                 for k in range(dim_steps):
-                    row = u32(pair * 16) + lane % u32(8) + lane // u32(16) * u32(8)
-                    piece = u32(k * 2) + lane // u32(8) % u32(2)
-                    b0, b1, b2, b3 = ldmatrix(tiles, at + place(row, piece))
+                    b0, b1, b2, b3 = ldmatrix(tiles, at + (key_place ^ u32(k * 16)) + u32(pair * 16 * D))
                     i, j = pair * 8, k * 4
                     s[i], s[i + 1], s[i + 2], s[i + 3] = mma(
                         q[j], q[j + 1], q[j + 2], q[j + 3], b0, b1, s[i], s[i + 1], s[i + 2], s[i + 3])
@@ -165,16 +161,15 @@ def make_tensor(D, block_q, block_k, biased, capped, kind):
                 a0, a1 = pack(s[k * 8], s[k * 8 + 1]), pack(s[k * 8 + 2], s[k * 8 + 3])
                 a2, a3 = pack(s[k * 8 + 4], s[k * 8 + 5]), pack(s[k * 8 + 6], s[k * 8 + 7])
                 for pair in range(dim_pairs):
-                    row = u32(k * 16) + lane % u32(16)
-                    b0, b1, b2, b3 = ldmatrix_turned(tiles, at + u32(values_at) + place(row, u32(pair * 2) + lane // u32(16)))
+                    b0, b1, b2, b3 = ldmatrix_turned(tiles, at + (value_place ^ u32(pair * 16)) + u32(k * 16 * D))
                     i = pair * 8
                     acc[i], acc[i + 1], acc[i + 2], acc[i + 3] = mma(
                         a0, a1, a2, a3, b0, b1, acc[i], acc[i + 1], acc[i + 2], acc[i + 3])
                     acc[i + 4], acc[i + 5], acc[i + 6], acc[i + 7] = mma(
                         a0, a1, a2, a3, b2, b3, acc[i + 4], acc[i + 5], acc[i + 6], acc[i + 7])
-            cuda.syncthreads()                                        # everyone is done with this stage
-            at = u32(stage) - at
+            at = u32(u32(stage) - at)
             column = following
+        wait_for_copies()                                                # nothing may arrive after the block has ended
         total0 += cuda.shfl_xor_sync(0xFFFFFFFF, total0, 1)
         total0 += cuda.shfl_xor_sync(0xFFFFFFFF, total0, 2)
         total1 += cuda.shfl_xor_sync(0xFFFFFFFF, total1, 1)
