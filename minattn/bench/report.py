@@ -2,6 +2,7 @@
 import math
 
 from .rivals import LABELS, OWN
+from .scaling import slope
 
 TITLES = {
     "forward": "Forward", "backward": "Forward and backward", "decode": "Decoding: one query, every key read once",
@@ -131,8 +132,9 @@ def slopes(series, told):
         if one["slope"] is None:
             said = one["why"]
         else:
-            low, high = one["points"][0], one["points"][-1]
-            said = (f"slope {shown(one['slope'])}, "
+            low, before, high = (one["points"][at] for at in (0, -2, -1))
+            last = slope([before["N"], high["N"]], [before["median"], high["median"]])
+            said = (f"slope {shown(one['slope'])}, from N {before['N']} on {last:.2f}, "
                     f"{low['median'] * 1e3:.3g} ms at N {low['N']} to {high['median'] * 1e3:.3g} ms at N {high['N']}")
         lines.append(f"{one['series']:<36}{LABELS[one['rival']]:<14}  {said}")
     return "\n".join(lines)

@@ -6,7 +6,8 @@
                    queries and results move through memory and a panel of queries reads the union of its windows
     memory         slope 2 where the N x S scores stand in memory, 1 or less where only tiles of them do
 
-A slope is fitted in each round on its own and reported with its spread, as the ratios are.
+A slope is fitted in each round on its own and reported with its spread, as the ratios are. What a call costs at any N bends
+it at the small end, so the slope between the last two N stands beside it.
 """
 from concurrent.futures import ThreadPoolExecutor
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from minattn.bench import check, scaling
+from minattn.bench import check, report, scaling
 from minattn.bench.cases import Case
 from minattn.bench.measure import Bench
 from minattn.bench.worker import Worker
@@ -91,3 +91,14 @@ def test_slope_of_a_power_law(exponent):
     assert scaling.slope(N, 3e-9 * N**exponent) == pytest.approx(exponent)
     ragged = 3e-9 * N**exponent * [1.1, 0.9, 1.1, 0.9]
     assert abs(scaling.slope(N, ragged) - exponent) < 0.1
+
+
+def test_slope_at_the_large_end_stands_apart():
+    sizes = [1024, 2048, 4096]
+    seconds = [1e-3 + 1e-9 * N**2 for N in sizes]                          # the same millisecond in every call
+    spread = {"low": 0, "high": 0, "n": 3, "quiet": True}
+    points = [{"N": N, "median": took, **spread} for N, took in zip(sizes, seconds, strict=True)]
+    one = {"series": "full", "rival": "cpu", "points": points, "slope": {"median": scaling.slope(sizes, seconds), **spread}}
+    last = np.log2(seconds[2] / seconds[1])
+    assert last > one["slope"]["median"] + 0.1
+    assert f"from N 2048 on {last:.2f}" in report.slopes([one], "one head")
