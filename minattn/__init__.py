@@ -25,12 +25,13 @@ from .multihead import MultiHeadAttention
 
 __version__ = "0.1.0"
 __all__ = [
-    "Grads", "InfiniState", "KVCache", "Mamba2Weights", "MambaWeights", "Mask", "MinattnError", "MultiHeadAttention",
-    "PagedCache", "RWKV7Weights", "RetNetWeights", "RollingCache", "SparseGrads", "Steps", "SwapCost", "XLWeights",
-    "analysis", "attention", "attention_backward", "attention_weights", "check", "delta_rule", "delta_rule_backward",
-    "errors", "fixed_attention", "fixed_attention_backward", "gated_linear_attention", "gated_linear_attention_backward",
-    "implied_weights", "infini_attention", "linear_attention", "linear_attention_backward", "linformer_attention",
-    "linformer_attention_backward", "logsumexp", "mamba2_block", "mamba_block", "masks", "merge", "merge_heads", "models",
+    "ExternalMemory", "Grads", "InfiniState", "KVCache", "Mamba2Weights", "MambaWeights", "Mask", "MinattnError",
+    "MultiHeadAttention", "PagedCache", "RWKV7Weights", "RetNetWeights", "RollingCache", "SparseGrads", "Steps",
+    "SwapCost", "XLWeights", "analysis", "attention", "attention_backward", "attention_weights", "check", "delta_rule",
+    "delta_rule_backward", "errors", "fixed_attention", "fixed_attention_backward", "gated_linear_attention",
+    "gated_linear_attention_backward", "implied_weights", "infini_attention", "linear_attention",
+    "linear_attention_backward", "linformer_attention", "linformer_attention_backward", "logsumexp", "mamba2_block",
+    "mamba_block", "masks", "memorizing_attention", "memorizing_attention_backward", "merge", "merge_heads", "models",
     "performer_attention", "performer_attention_backward", "perplexity", "plot", "positions", "practice", "project_qkv",
     "random_features", "random_projection", "reach", "recurrence", "recurrence_backward", "repeat_kv", "retention",
     "retention_backward", "retnet_block", "ring_attention", "ring_attention_backward", "rope", "rwkv7", "rwkv7_backward",
@@ -63,6 +64,8 @@ _FUNCTIONS = {
     "PagedCache": "memory.paged", "InfiniState": "memory.infini", "infini_attention": "memory.infini",
     "XLWeights": "memory.transformer_xl", "transformer_xl_attention": "memory.transformer_xl",
     "transformer_xl_attention_backward": "memory.transformer_xl",
+    "ExternalMemory": "memory.memorizing", "memorizing_attention": "memory.memorizing",
+    "memorizing_attention_backward": "memory.memorizing",
     "ring_attention": "ring.local", "ring_attention_backward": "ring.local",
     "rwkv7": "linear.rwkv7", "rwkv7_backward": "linear.rwkv7",
     "implied_weights": "analysis", "SwapCost": "analysis", "perplexity": "analysis", "swap_costs": "analysis",

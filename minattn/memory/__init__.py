@@ -1,9 +1,11 @@
 """Beyond the window: caches in pages, and memories of what has gone by."""
 from .infini import InfiniState, infini_attention
+from .memorizing import ExternalMemory, memorizing_attention, memorizing_attention_backward
 from .paged import PagedCache
 from .transformer_xl import XLWeights, transformer_xl_attention, transformer_xl_attention_backward
 
 __all__ = [
-    "InfiniState", "PagedCache", "XLWeights", "infini_attention",
+    "ExternalMemory", "InfiniState", "PagedCache", "XLWeights", "infini_attention",
+    "memorizing_attention", "memorizing_attention_backward",
     "transformer_xl_attention", "transformer_xl_attention_backward",
 ]  # fmt: skip
