@@ -43,8 +43,8 @@ class Options(NamedTuple):
             return False
         if self.mask is None:
             return True
-        tile = self.mask.blocks(N, S, block_q=N, block_k=S, batch=self.batch, heads=self.heads, q_pos=queries.pos, k_pos=keys.pos)
-        return bool(tile.kind.any())
+        tiles = self.mask.blocks(N, S, batch=self.batch, heads=self.heads, q_pos=queries.pos, k_pos=keys.pos)
+        return bool(tiles.kind.any())
 
     def given(self, queries, keys) -> dict[str, Any]:
         return {"mask": self.mask, "scale": self.scale, "softcap": self.softcap, "q_pos": queries.pos, "k_pos": keys.pos}
