@@ -29,8 +29,8 @@ OWNERS = 8                            # from this many KV heads on, each has one
 BYTES = 64                            # a vector that does not cross a cache line loads fastest
 
 
-def forward(x):
-    """(out, None for the weights, lse) of the problem `x`."""
+def forward(x, pages=None):
+    """(out, None for the weights, lse) of the problem `x`; for `pages` see `reads_pages`."""
     if x.work == np.float64 or not can_start() or (mod := compiled_mod(x)) is None:
         return online.forward(x)
     (B, H, N, _), S, Dv = x.q.shape, x.k.shape[2], x.v.shape[3]
@@ -38,7 +38,7 @@ def forward(x):
     if B * N * S == 0:
         return np.zeros((B, H, N, Dv), np.float32), None, np.broadcast_to(sinks[:, None], (B, H, N)).copy()
     if N <= FEW and x.score_mod is None:
-        return decode(x, sinks)
+        return decode(x, sinks, *(pages or in_one_piece(x)))
     q, k, v, brain = ready(x.q, x.k, x.v)
     out, lse = aligned(B, H, N, v.shape[3]), np.empty((B, H, N), np.float32)
     panels = panels_of(B * H, N)
@@ -52,18 +52,34 @@ def forward(x):
     return out[..., :Dv], None, lse
 
 
-def decode(x, sinks):
+def reads_pages(x, k, v):
+    """Whether `forward(x, (k, v, table, lengths))` takes keys and values from pages; then x.k and x.v only lend their shapes.
+
+    k (pages, G, P, D), v (pages, G, P, Dv), table (B, pages of a row), lengths (B,): see decode.py.
+    """
+    (_, _, N, D), S, Dv = x.q.shape, x.k.shape[2], v.shape[3]
+    whole = k.dtype.itemsize <= 4 and D % LANES == Dv % LANES == 0    # no page need be copied to fill a vector
+    return x.work == np.float32 and 0 < N <= FEW and x.batch * S > 0 and x.score_mod is None and whole and can_start()
+
+
+def in_one_piece(x):
+    """The keys and values of `x` as pages: row b has one, with all its keys."""
+    return x.k, x.v, np.arange(x.batch)[:, None], np.full(x.batch, x.k.shape[2])
+
+
+def decode(x, sinks, k, v, table, lengths):
     """`forward` for few queries: the rows of a group side by side, so that its keys are read once."""
     (B, H, N, D), G, Dv = x.q.shape, x.k.shape[1], x.v.shape[3]
-    k, v, brain = ready(x.k, x.v)
+    k, v, brain = ready(k, v)
     real = H // G * N
     rows = -(-real // FOUR) * FOUR
     q, of_rows = np.zeros((B, G, rows, k.shape[3]), np.float32), np.zeros((G, rows), np.float32)
     np.multiply(reference.group(x.q, G), x.scale * LOG2E, out=q[:, :, :real, :D], dtype=np.float32)
     of_rows[:, :real].reshape(G, -1, N)[:] = sinks.reshape(G, -1, 1)
     out, lse = np.empty((B, G, rows, v.shape[3]), np.float32), np.empty((B, G, rows), np.float32)
-    run(decode_compiled(k.dtype), numba.get_num_threads(), np.zeros(1, np.int64), q, k, v, extra_of(x, rows), of_rows, out, lse,
-        np.float32(x.softcap or 0), brain, k.dtype != np.float32)  # fmt: skip
+    run(decode_compiled(k.dtype), numba.get_num_threads(), np.zeros(1, np.int64), q, k, v, plain(table, np.int64),
+        plain(lengths, np.int64), extra_of(x, rows), of_rows, out, lse, np.float32(x.softcap or 0), brain,
+        k.dtype != np.float32)  # fmt: skip
     return out[:, :, :real, :Dv].reshape(B, H, N, Dv), None, lse[:, :, :real].reshape(B, H, N)
 
 
@@ -215,8 +231,8 @@ def backward_compiled(dtype):
 def decode_compiled(dtype):
     given, _, lse, counter = array_types(dtype)
     four, two = types.Array(types.float32, 4, "C"), types.Array(types.float32, 2, "C")
-    flag = types.boolean
-    signature = types.void(types.intp, counter, four, given, given, four, two, four, lse, types.float32, flag, flag)
+    flag, whole = types.boolean, [types.Array(types.int64, n, "C", readonly=True) for n in (2, 1)]
+    signature = types.void(types.intp, counter, four, given, given, *whole, four, two, four, lse, types.float32, flag, flag)
     return compiled(decode_kernel.decode, signature, parallel=True)
 
 

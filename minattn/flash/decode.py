@@ -5,6 +5,9 @@ Shazeer 2019, arXiv:1911.02150, section 2.4, says why; splitting over keys as we
     rows     the H // G * N queries that read one KV head: its keys and values pass once for all of them, FOUR at a time
     span     SPAN keys of one KV head, one task; the spans of a row are joined at the end by their log-sum-exp
     extra    (B, G, S, rows), what is added to a score: the bias in units of log 2; -inf hides, whatever the score is
+    table    (B, pages of a row): key n of row b stands in page table[b, n // P] of k (pages, G, P, D), at n % P. A cache in
+             one piece is one page a row, with P = S
+    run      keys of a tile whose addresses follow each other. A tile of short runs, or of 16-bit numbers, is copied first
 
 With so few queries there is none for every lane. Lanes hold pieces of D while q . k is summed up, then `dots` adds across
 them for LANES // FOUR keys and FOUR rows at once, which gives one vector of scores: lane = key * FOUR + row.
@@ -102,11 +105,42 @@ def over_keys(context, a, largest_or_sum):
 
 
 @njit
-def four_rows(st, fade, q, k, k_row, v, v_row, D, Dv, count, softcap, extra, first, row, top, total, acc, finite):
+def find(where, a, table, b, g, first, count):
+    """Where each AT_ONCE keys of a tile begin, counted in numbers from a[0, 0, 0, 0], and its run; 0 where it is too short."""
+    pages, _, P, _ = a.shape
+    run, width = KEYS, a.itemsize
+    if first % P + -(-count // AT_ONCE) * AT_ONCE > P:  # not in one page
+        run = min(P & -P, KEYS)                         # the powers of two that divide both
+    if run < AT_ONCE:
+        return 0
+    for n in range(0, count, AT_ONCE):
+        page, slot = table[b, (first + n) // P] % pages, (first + n) % P
+        where[n // AT_ONCE] = (page * a.strides[0] + g * a.strides[1] + slot * a.strides[2]) // width
+    return run
+
+
+@njit
+def copy(where, tile, a, table, b, g, first, count, brain):
+    """The keys of a tile as float32, with zeros up to KEYS, and `where` for them; whether all numbers are finite."""
+    (pages, _, P, D), n, finite = a.shape, 0, True
+    while n < count:
+        page, slot = table[b, (first + n) // P] % pages, (first + n) % P
+        some = min(P - slot, count - n)
+        rows = some if n + some < count else KEYS - n
+        finite &= load_rows(plus(tile, n * D), a, page, g, slot, some, rows, np.float32(1), brain)
+        n += some
+    for n in range(0, KEYS, AT_ONCE):
+        where[n // AT_ONCE] = n * D
+    return finite
+
+
+@njit
+def four_rows(st, fade, q, k, k_at, k_row, v, v_at, v_row, run, D, Dv, count, softcap, extra, first, row, top, total, acc,
+              finite):  # fmt: skip
     """One tile of `count` keys for FOUR rows: a step of the online softmax."""
     for key in range(0, KEYS, AT_ONCE):
         if key < count:
-            store(st, key * FOUR, dots(q, plus(k, key * k_row), k_row, D))
+            store(st, key * FOUR, dots(q, plus(k, k_at[key // AT_ONCE]), k_row, D))
     if softcap > 0:
         cap(st, 1, KEYS * FOUR, KEYS * FOUR, softcap)
     s = carray(st, (KEYS, FOUR))
@@ -138,41 +172,46 @@ def four_rows(st, fade, q, k, k_row, v, v_row, D, Dv, count, softcap, extra, fir
                 store(acc, r * Dv + d, mul(splat(factors[r]), load(acc, r * Dv + d)))
     if finite:
         wide = Dv - Dv % (COLUMNS * LANES)
-        for d in range(0, wide, COLUMNS * LANES):
-            product_rows(plus(acc, d), Dv, st, 1, FOUR, plus(v, d), v_row, count, acc)
-        for d in range(wide, Dv, LANES):
-            product_narrow(plus(acc, d), Dv, st, 1, FOUR, plus(v, d), v_row, count, acc)
+        for key in range(0, count, run):
+            values, p, some = plus(v, v_at[key // AT_ONCE]), plus(st, key * FOUR), min(run, count - key)
+            for d in range(0, wide, COLUMNS * LANES):
+                product_rows(plus(acc, d), Dv, p, 1, FOUR, plus(values, d), v_row, some, acc)
+            for d in range(wide, Dv, LANES):
+                product_narrow(plus(acc, d), Dv, p, 1, FOUR, plus(values, d), v_row, some, acc)
         return
-    out, values = carray(acc, (FOUR, Dv)), carray(v, (count, v_row))
+    out, tile = carray(acc, (FOUR, Dv)), carray(v, (count, v_row))
     for key in range(count):                            # NaN or inf among the values: 0 times it would be NaN
         for r in range(FOUR):
             if extra.size == 0 or extra[first + key, row + r] != -np.inf:
                 for d in range(Dv):
-                    out[r, d] += s[key, r] * values[key, d]
+                    out[r, d] += s[key, r] * tile[key, d]
 
 
 @njit
-def decode_span(work, q, k, v, extra, b, g, start, stop, top, total, acc, softcap, brain, half):
+def decode_span(work, q, k, v, table, extra, b, g, start, stop, top, total, acc, softcap, brain, half):
     """All rows of one KV head before the keys start .. stop; q, top, total and acc are addresses of rows."""
     rows, D, Dv = q.shape[2], q.shape[3], v.shape[3]
-    b_k, b_v = b % k.shape[0], b % v.shape[0]
     p_k, p_v, p_st = work, plus(work, KEYS * D), plus(work, KEYS * (D + Dv))
     p_fade = plus(p_st, KEYS * FOUR)
+    k_at, v_at = np.empty(KEYS // AT_ONCE, np.int64), np.empty(KEYS // AT_ONCE, np.int64)
     hiding = extra[b % extra.shape[0], g % extra.shape[1]]
     for first in range(start, stop, KEYS):
         count, finite = min(KEYS, stop - first), True
-        whole = not half and count % AT_ONCE == 0
-        k_now, k_row = as_floats(at(k, b_k, g, first)), k.strides[2] // 4
-        v_now, v_row = as_floats(at(v, b_v, g, first)), v.strides[2] // 4
-        if not whole:                                   # widened, or filled up with zeros
-            load_rows(p_k, k, b_k, g, first, count, KEYS, np.float32(1), brain)
+        run = 0 if half else find(k_at, k, table, b, g, first, count)
+        k_now, k_row = as_floats(at(k, 0, 0, 0)), k.strides[2] // 4
+        v_now, v_row = as_floats(at(v, 0, 0, 0)), v.strides[2] // 4
+        if run == 0:
+            copy(k_at, p_k, k, table, b, g, first, count, brain)
             k_now, k_row = p_k, D
-        if half or hiding.size > 0:
-            finite = load_rows(p_v, v, b_v, g, first, count, KEYS, np.float32(1), brain)
-            v_now, v_row = p_v, Dv
+        if run == 0 or hiding.size > 0:
+            finite = copy(v_at, p_v, v, table, b, g, first, count, brain) or (not half and hiding.size == 0)
+            v_now, v_row, run = p_v, Dv, KEYS
+        else:
+            find(v_at, v, table, b, g, first, count)
         for row in range(0, rows, FOUR):
-            four_rows(p_st, p_fade, at(q, b, g, row), k_now, k_row, v_now, v_row, D, Dv, count, softcap, hiding, first, row,
-                      plus(top, row // FOUR * LANES), plus(total, row // FOUR * LANES), plus(acc, row * Dv), finite)  # fmt: skip
+            four_rows(p_st, p_fade, at(q, b, g, row), k_now, k_at, k_row, v_now, v_at, v_row, run, D, Dv, count, softcap, hiding,
+                      first, row, plus(top, row // FOUR * LANES), plus(total, row // FOUR * LANES), plus(acc, row * Dv),
+                      finite)  # fmt: skip
 
 
 @njit
@@ -197,10 +236,13 @@ def join(tops, totals, accs, out, lse, b, g):
         lse[b, g, row] = LN2 * (base + np.log2(sum_)) if sum_ != 0 else -np.inf
 
 
-def decode(threads, counter, q, k, v, extra, sinks, out, lse, softcap, brain, half):
-    """out (B, G, rows, Dv) and lse (B, G, rows); rows are a multiple of FOUR, scale and log2(e) are in q."""
-    (B, G, rows, D), S, Dv = q.shape, k.shape[2], v.shape[3]
-    spans = -(-S // SPAN)
+def decode(threads, counter, q, k, v, table, lengths, extra, sinks, out, lse, softcap, brain, half):
+    """out (B, G, rows, Dv) and lse (B, G, rows); rows are a multiple of FOUR, scale and log2(e) are in q, lengths (B,)."""
+    (B, G, rows, D), Dv = q.shape, v.shape[3]
+    longest = 0
+    for length in lengths:
+        longest = max(longest, length)
+    spans = -(-longest // SPAN)
     tops = np.empty((B, G, spans, rows // FOUR * LANES), np.float32)
     totals = np.empty_like(tops)
     accs = np.zeros((B, G, spans, rows, Dv), np.float32)
@@ -216,7 +258,7 @@ def decode(threads, counter, q, k, v, extra, sinks, out, lse, softcap, brain, ha
                 for key in range(AT_ONCE):              # a sink is a first key without a value, in the first span
                     tops[b, g, n, lane + key * FOUR] = sinks[g, row] * LOG2E if n == 0 else -np.inf
                     totals[b, g, n, lane + key * FOUR] = 1 if n == 0 and key == 0 and sinks[g, row] != -np.inf else 0
-            decode_span(at(work, 0, 0, 0), q, k, v, extra, b, g, n * SPAN, min((n + 1) * SPAN, S),
+            decode_span(at(work, 0, 0, 0), q, k, v, table, extra, b, g, n * SPAN, min((n + 1) * SPAN, lengths[b]),
                         at(tops, b, g, n), at(totals, b, g, n), at(accs, b, g, n), softcap, brain, half)  # fmt: skip
     for b in range(B):
         for g in range(G):

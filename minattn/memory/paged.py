@@ -4,22 +4,26 @@ Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving 
 sections 4.1 to 4.4.
 
     page    page_size tokens of G heads: k (G, page_size, D), v (G, page_size, Dv)
-    table   of a row: the numbers of its pages. Position pos of the row stands in page table[pos // page_size], at
-            pos % page_size
-    holders how many rows have a page in their table
+    table   of a row: the numbers of its pages, in the order of its positions
 
 A row takes a page when it needs one, so at most the last page of each row is not full; a contiguous cache reserves its whole
 capacity. `fork` copies a table and no token: both rows then hold the same pages, until one of them writes into a page that
-the other still holds, and copies that one page first (copy on write). A page that nobody holds is free.
+the other still holds, and copies that one page first (copy on write). The tables are kept in pages.py.
+
+Attention reads the pages where they lie when it decodes, that is, when few queries stand before keys in float32 or 16 bits
+(flash/decode.py); else, as in a prefill, keys and values are gathered first, into arrays that live as long as the call.
 """
 import numpy as np
 
+from .. import backends
 from ..attention import attention
-from ..core.errors import CacheError, DtypeError, ShapeError
+from ..core.errors import DtypeError, ShapeError
+from ..core.inputs import prepare
 from ..core.shapes import count, floats, is_float, spell
+from .pages import Pages
 
 
-class PagedCache:
+class PagedCache(Pages):
     """Keys and values of many rows in pages of one store.
 
     Parameters
@@ -35,8 +39,8 @@ class PagedCache:
     Attributes
     ----------
     k, v : arrays, (pages, G, page_size, D) and (pages, G, page_size, Dv)
-    free_pages : int
-    nbytes : int
+    pages, page_size, free_pages, nbytes : int
+    rows : tuple of int
 
     References
     ----------
@@ -63,63 +67,18 @@ class PagedCache:
     """
 
     def __init__(self, pages, page_size, kv_heads, head_dim, dtype=np.float32, *, value_dim=None, on_full=None):
-        pages, self.page_size = count("pages", pages, 1), count("page_size", page_size, 1)
+        super().__init__(pages, page_size, on_full)
         kv_heads, head_dim = count("kv_heads", kv_heads, 1), count("head_dim", head_dim, 1)
         value_dim = head_dim if value_dim is None else count("value_dim", value_dim, 1)
         if not is_float(np.dtype(dtype)):
             raise DtypeError(f"dtype is {np.dtype(dtype)}; a cache holds float16, bfloat16, float32 or float64")
-        self.k = np.zeros((pages, kv_heads, self.page_size, head_dim), dtype)
-        self.v = np.zeros((pages, kv_heads, self.page_size, value_dim), dtype)
-        self.on_full = on_full
-        self._holders = np.zeros(pages, np.int64)
-        self._unused = list(range(pages))[::-1]
-        self._tables: dict[int, list[int]] = {}
-        self._lengths: dict[int, int] = {}
-        self._next = 0
-
-    @property
-    def free_pages(self):
-        """Pages that nobody holds."""
-        return len(self._unused)
+        self.k = np.zeros((self.pages, kv_heads, self.page_size, head_dim), dtype)
+        self.v = np.zeros((self.pages, kv_heads, self.page_size, value_dim), dtype)
 
     @property
     def nbytes(self):
         """Bytes of all pages."""
         return self.k.nbytes + self.v.nbytes
-
-    @property
-    def rows(self):
-        """The rows that there are, oldest first."""
-        return tuple(self._tables)
-
-    def table(self, row):
-        """The pages of a row, in the order of its positions."""
-        return tuple(self._tables[self._known(row)])
-
-    def length(self, row):
-        """Tokens of a row."""
-        return self._lengths[self._known(row)]
-
-    def new(self):
-        """A row without tokens: a number that stands for it, used once."""
-        row, self._next = self._next, self._next + 1
-        self._tables[row], self._lengths[row] = [], 0
-        return row
-
-    def fork(self, row):
-        """A new row that holds what `row` holds, without a copy."""
-        table, length = self._tables[self._known(row)], self._lengths[row]
-        other = self.new()
-        self._tables[other], self._lengths[other] = list(table), length
-        self._holders[table] += 1
-        return other
-
-    def free(self, row):
-        """Forget a row; its pages that no other row holds are free."""
-        table = self._tables.pop(self._known(row))
-        del self._lengths[row]
-        for page in table:
-            self._let_go(page)
 
     def append(self, rows, k_new, v_new):
         """Store N new tokens of one row, or of each of several.
@@ -139,19 +98,11 @@ class PagedCache:
         """
         rows, k_new, v_new = self._given(rows, k_new, v_new)
         N = k_new.shape[2]
-        needed = self._needed(rows, N)
-        if needed > self.free_pages and self.on_full is not None:
-            self.on_full(self, needed)
-            for row in rows:
-                self._known(row)
-            needed = self._needed(rows, N)                            # pages may have lost their other holders
-        if needed > self.free_pages:
-            raise CacheError(
-                f"the cache is full: {N} tokens more for {len(rows)} rows need {needed} pages and {self.free_pages} of "
-                f"{len(self.k)} are free; free a row, give more pages, or an on_full that frees some"
-            )
+        for page, own in self.grow(rows, N):
+            self.k[own], self.v[own] = self.k[page], self.v[page]
         for row, k, v in zip(rows, k_new, v_new, strict=True):
-            self._store(row, k, v)
+            pages, at = self._slots(row, self._lengths[row] - N, self._lengths[row])
+            self.k[pages, :, at], self.v[pages, :, at] = k.swapaxes(0, 1), v.swapaxes(0, 1)
 
     def gather(self, rows):
         """Keys, values and positions of one row or several, copied out of their pages.
@@ -163,28 +114,28 @@ class PagedCache:
         k_pos : integer array, (R, S)
             -1 where a shorter row has nothing.
         """
-        rows = [self._known(row) for row in np.atleast_1d(rows).tolist()]
-        slots = np.arange(max((self._lengths[row] for row in rows), default=0))
-        lengths = np.array([self._lengths[row] for row in rows])
-        k_pos = np.where(slots < lengths[:, None], slots, -1)
+        rows = np.atleast_1d(rows).tolist()
+        lengths, k_pos = self._places(rows)
         made = []
         for store in (self.k, self.v):
-            out = np.zeros((len(rows), store.shape[1], len(slots), store.shape[3]), store.dtype)
+            out = np.zeros((len(rows), store.shape[1], k_pos.shape[1], store.shape[3]), store.dtype)
             for n, row in enumerate(rows):
-                at = slots[: lengths[n]]
-                pages = np.array(self._tables[row], np.int64)[at // self.page_size]
-                out[n, :, : lengths[n]] = store[pages, :, at % self.page_size].swapaxes(0, 1)
+                pages, at = self._slots(row, 0, lengths[n])
+                out[n, :, : lengths[n]] = store[pages, :, at].swapaxes(0, 1)
             made.append(out)
         return *made, k_pos
 
-    def attend(self, q, rows, **options):
-        """`attention` of the last N tokens of each row to what the row holds.
+    def attend(self, q, rows, *, backend="auto", return_weights=False, return_lse=False, **options):
+        """`attention` of the last N tokens of each row to what the row holds: the same bits as over a cache in one piece.
+
+        The kernel for few queries (backend "cpu", up to 8 of them, no score_mod and no weights asked for) reads the pages
+        where they lie if D and Dv fill its vectors (are multiples of 16, or 8), and copies at most a tile of keys at a time.
 
         Parameters
         ----------
         q : array, (H, N, D) for one row, (R, H, N, D) for several
         rows : int, or sequence of R ints
-        **options
+        backend, return_weights, return_lse, **options
             As for `attention`; where queries and keys stand is known.
 
         Returns
@@ -200,20 +151,40 @@ class PagedCache:
         if q.ndim != (3 if single else 4) or (not single and len(q) != len(rows)):
             wanted = "(H, N, D) for one row" if single else f"(R, H, N, D) with R = {len(rows)}, the rows"
             raise ShapeError(f"q is {q.shape}; it must be {wanted}")
-        k, v, k_pos = self.gather(rows)
-        lengths = np.array([self.length(row) for row in np.atleast_1d(rows).tolist()])
-        q_pos = np.maximum(lengths[:, None] - q.shape[-2] + np.arange(q.shape[-2]), -1)
-        made = attention(q[None] if single else q, k, v, q_pos=q_pos, k_pos=k_pos, **options)
+        rows = np.atleast_1d(rows).tolist()
+        lengths, k_pos = self._places(rows)
+        options["q_pos"] = np.maximum(lengths[:, None] - q.shape[-2] + np.arange(q.shape[-2]), -1)
+        q = q[None] if single else q
+        R, S = k_pos.shape
+        shapes = [np.broadcast_to(a[:1, :, :1], (R, a.shape[1], S, a.shape[3])) for a in (self.k, self.v)]     # and no numbers
+        x = prepare(q, *shapes, k_pos=k_pos, **options)
+        engine = backends.engine(backend, x)
+        if not return_weights and hasattr(engine, "reads_pages") and engine.reads_pages(x, self.k, self.v):
+            tables = np.zeros((R, max(len(self._tables[row]) for row in rows)), np.int64)
+            for n, row in enumerate(rows):
+                tables[n, : len(self._tables[row])] = self._tables[row]
+            with np.errstate(invalid="ignore", over="ignore"):
+                out, _, lse = engine.forward(x, (self.k, self.v, tables, lengths))
+            made = (x.restore(out), x.restore(lse, x.work)) if return_lse else x.restore(out)
+        else:
+            k, v, k_pos = self.gather(rows)
+            made = attention(q, k, v, k_pos=k_pos, backend=backend, return_weights=return_weights, return_lse=return_lse,
+                             **options)  # fmt: skip
         if not single:
             return made
         return tuple(a[0] for a in made) if isinstance(made, tuple) else made[0]
 
-    # what append is made of
+    def _places(self, rows):
+        """Tokens of each row, (R,), and where they stand, (R, S), -1 where a shorter row has none."""
+        lengths = np.array([self._lengths[self._known(row)] for row in rows], np.int64)
+        slots = np.arange(lengths.max(initial=0))
+        return lengths, np.where(slots < lengths[:, None], slots, -1)
 
-    def _known(self, row):
-        if row not in self._tables:
-            raise CacheError(f"there is no row {row!r}; it was freed, or never made with new() or fork()")
-        return row
+    def _slots(self, row, start, stop):
+        """Page, and place within it, of the positions start .. stop of a row."""
+        pos, first = np.arange(start, stop), start // self.page_size
+        table = np.array(self._tables[row][first : self._pages_of(stop)], np.int64)
+        return table[pos // self.page_size - first], pos % self.page_size
 
     def _given(self, rows, k_new, v_new):
         single = np.ndim(rows) == 0
@@ -232,44 +203,3 @@ class PagedCache:
         if made[0].shape[2] != made[1].shape[2]:
             raise ShapeError(f"k_new has N = {made[0].shape[2]} but v_new has N = {made[1].shape[2]}; a token has one of both")
         return rows, *made
-
-    def _needed(self, rows, N):
-        """Pages that N tokens more for each row take: new ones, and copies of last pages that others hold, too."""
-        if N == 0:
-            return 0
-        needed = 0
-        holders: dict = {}
-        for row in rows:
-            length = self._lengths[row]
-            needed += -(-(length + N) // self.page_size) - len(self._tables[row])
-            if length % self.page_size:
-                last = self._tables[row][-1]
-                held = holders.setdefault(last, self._holders[last])
-                if held > 1:                                          # copied, and held by one row less
-                    needed, holders[last] = needed + 1, held - 1
-        return needed
-
-    def _store(self, row, k, v):
-        table, start, N = self._tables[row], self._lengths[row], k.shape[1]
-        if N and start % self.page_size and self._holders[table[-1]] > 1:
-            page = self._take()
-            self.k[page], self.v[page] = self.k[table[-1]], self.v[table[-1]]
-            self._let_go(table[-1])
-            table[-1] = page
-        while len(table) * self.page_size < start + N:
-            table.append(self._take())
-        at = np.arange(start, start + N)
-        pages = np.array(table, np.int64)[at // self.page_size]
-        self.k[pages, :, at % self.page_size] = k.swapaxes(0, 1)
-        self.v[pages, :, at % self.page_size] = v.swapaxes(0, 1)
-        self._lengths[row] = start + N
-
-    def _take(self):
-        page = self._unused.pop()
-        self._holders[page] = 1
-        return page
-
-    def _let_go(self, page):
-        self._holders[page] -= 1
-        if self._holders[page] == 0:
-            self._unused.append(page)

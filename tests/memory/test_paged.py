@@ -45,6 +45,42 @@ def test_pages_equal_a_contiguous_cache_bit_for_bit(page_size, dtype):
     np.testing.assert_allclose(alone, wanted[0][2], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("page_size", [1, 3, 4, 16, 48, 100])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, "bfloat16"])
+@pytest.mark.parametrize("lengths", [(129,), (300, 0, 1, 700), (640, 640)])
+def test_decoding_reads_the_pages_and_gives_the_bits_of_a_cache_in_one_piece(need, page_size, dtype, lengths):
+    need("numba")
+    if dtype == "bfloat16":
+        need("ml_dtypes")
+    rng = np.random.default_rng(page_size)
+    R, S, H, N, D, Dv = len(lengths), max(lengths), 3 * G, 2, 32, 48
+    q = rng.standard_normal((R, H, N, D)).astype(dtype)
+    k, v = rng.standard_normal((R, G, S, D)).astype(dtype), rng.standard_normal((R, G, S, Dv)).astype(dtype)
+    plain = ma.KVCache(R, G, S, D, dtype, value_dim=Dv)
+    k_all, v_all, _, k_pos = plain.append(k, v, lengths)
+    cache = ma.PagedCache(sum(-(-length // page_size) for length in lengths) + 3, page_size, G, D, dtype, value_dim=Dv)
+    rng.shuffle(cache._unused)
+    cache.k[:], cache.v[:] = np.nan, np.nan                           # so are free pages, and the rest of each last page
+    rows = [cache.new() for _ in lengths]
+    for n, row in enumerate(rows):
+        cache.append(row, k[n, :, : lengths[n]], v[n, :, : lengths[n]])
+    q_pos = np.maximum(np.array(lengths)[:, None] - N + np.arange(N), -1)
+    whole, cache.gather = cache.gather, None                          # calling it would fail
+    for options in ({}, {"sink_logits": rng.standard_normal(H), "softcap": 5.0}, {"mask": ma.masks.last(50)}):
+        options |= {"causal": True, "return_lse": True, "backend": "cpu"}
+        wanted = ma.attention(q, k_all, v_all, q_pos=q_pos, k_pos=k_pos, **options)
+        for a, b in zip(cache.attend(q, rows, **options), wanted, strict=True):
+            np.testing.assert_array_equal(a, b)
+    cache.gather = whole
+    weights = cache.attend(q, rows, return_weights=True, **options)
+    np.testing.assert_array_equal(weights[0], wanted[0])              # asking for weights changes no bit
+    if S > 650:                                                       # a NaN that is seen shows, in its own row alone
+        cache.v[cache.table(rows[3])[0], 0, 0, 7] = np.nan
+        out = cache.attend(q, rows, causal=True, backend="cpu")
+        assert np.isnan(out[3, : H // G, :, 7]).all()
+        assert np.isnan(out).sum() == N * H // G
+
+
 def test_freed_pages_never_leak():
     rng, cache = np.random.default_rng(0), made()
     gone, kept = cache.new(), cache.new()
