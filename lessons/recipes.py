@@ -279,6 +279,29 @@ def low_rank(m):
             "losses": np.array([[losses[name, layer] for name in swaps] for layer in (None, 0, 13)])}
 
 
+@recipe
+def patterns(m):
+    """Perplexity on the first 64 tokens of PARAGRAPH when all layers attend by a sparse pattern instead; untrained.
+
+    keys: how many a query sees, the mean over the queries.
+    """
+    from minattn import masks, swap_costs, topk_attention
+
+    ids, past, first = np.array(m.tokenizer.encode(PARAGRAPH))[:64], masks.causal(), masks.first(1)
+    tried = {
+        "last(16)": masks.last(16), "last(15) | first(1)": masks.last(15) | first,
+        "strided(8)": masks.strided(8), "strided(8) | first(1)": masks.strided(8) | first,
+        "fixed(8)": masks.fixed(8), "fixed(8) | first(1)": masks.fixed(8) | first,
+        "dilated(30, 1)": masks.dilated(30, 1), "dilated(30, 1) | first(1)": masks.dilated(30, 1) | first,
+    }
+    kept = (16, 4)
+    swaps = tried | {f"top {keep}": functools.partial(topk_attention, keep=keep) for keep in kept}
+    seen = [(mask & past).dense(64, 64).sum(-1) for mask in (past, *tried.values())]
+    seen += [np.minimum(np.arange(64) + 1, keep) for keep in kept]
+    return {"names": ["as trained", *swaps], "perplexity": np.array([cost.perplexity for cost in swap_costs(m, ids, swaps)]),
+            "keys": np.array([row.mean() for row in seen])}
+
+
 def store():
     """Run every recipe on the real weights and write maps/NAME.npz; prints the sizes."""
     m = model()

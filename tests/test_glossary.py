@@ -65,5 +65,6 @@ def test_which_when_names_what_there_is():
     options = {word for names, _, _ in glossary.options_of(ma.attention) for word in names.split(", ")}
     layer = {"layout", "first", "state", "return_state"}              # of rope, RollingCache, linear_attention
     update = {"log_decay", "erase", "beta"}                           # of recurrence, delta_rule
-    assert set(re.findall(r"\b(\w+)=(?!=)", code)) <= options | layer | update
+    sparse = {"stride", "keep", "seed"}                               # of strided_attention, topk_attention, masks.bigbird
+    assert set(re.findall(r"\b(\w+)=(?!=)", code)) <= options | layer | update | sparse
     assert {len(re.split(r"(?<!\\)\|", row)) for row in WHICH.splitlines() if row.startswith("|")} == {6}     # four cells

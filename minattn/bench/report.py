@@ -7,7 +7,7 @@ from .scaling import slope
 TITLES = {
     "forward": "Forward", "backward": "Forward and backward", "decode": "Decoding: one query, every key read once",
     "window": "Sliding window; PyTorch gets the same boolean mask", "score_mod": "A score modifier: ALiBi",
-    "sparse": "Sparse, l = sqrt(N): parts joined by merge", "sgemm": "Against a matrix product, with one thread",
+    "sparse": "Sparse, l = sqrt(N); GFLOP/s count the pairs of the pattern", "sgemm": "Against a matrix product, with one thread",
     "forms": "The linear family: its forms", "crossing": "Linear attention, beside full causal attention",
 }
 BUSY = 0.5                                                            # of a load per core, before the run began
