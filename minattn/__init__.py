@@ -32,12 +32,13 @@ __all__ = [
     "gated_linear_attention_backward", "implied_weights", "infini_attention", "linear_attention",
     "linear_attention_backward", "linformer_attention", "linformer_attention_backward", "logsumexp", "mamba2_block",
     "mamba_block", "masks", "memorizing_attention", "memorizing_attention_backward", "merge", "merge_heads", "models",
-    "performer_attention", "performer_attention_backward", "perplexity", "plot", "positions", "practice", "project_qkv",
-    "random_features", "random_projection", "reach", "recurrence", "recurrence_backward", "repeat_kv", "retention",
-    "retention_backward", "retnet_block", "ring_attention", "ring_attention_backward", "rope", "rwkv7", "rwkv7_backward",
-    "rwkv7_block", "segment_sum", "selective_scan", "selective_scan_backward", "softmax", "sparse", "split_heads", "ssd",
-    "ssd_backward", "steps", "strided_attention", "strided_attention_backward", "swap_costs", "token_losses",
-    "topk_attention", "topk_attention_backward", "transformer_xl_attention", "transformer_xl_attention_backward", "xpos",
+    "performer_attention", "performer_attention_backward", "perplexity", "perplexity_by_position", "plot", "positions",
+    "practice", "project_qkv", "random_features", "random_projection", "reach", "recurrence", "recurrence_backward",
+    "repeat_kv", "retention", "retention_backward", "retnet_block", "ring_attention", "ring_attention_backward", "rope",
+    "rwkv7", "rwkv7_backward", "rwkv7_block", "segment_sum", "selective_scan", "selective_scan_backward", "softmax",
+    "sparse", "split_heads", "ssd", "ssd_backward", "steps", "streaming_attention", "streaming_losses",
+    "strided_attention", "strided_attention_backward", "swap_costs", "token_losses", "topk_attention",
+    "topk_attention_backward", "transformer_xl_attention", "transformer_xl_attention_backward", "xpos",
 ]  # fmt: skip
 
 _ON_FIRST_USE = {
@@ -66,6 +67,8 @@ _FUNCTIONS = {
     "transformer_xl_attention_backward": "memory.transformer_xl",
     "ExternalMemory": "memory.memorizing", "memorizing_attention": "memory.memorizing",
     "memorizing_attention_backward": "memory.memorizing",
+    "streaming_attention": "memory.streaming",
+    "perplexity_by_position": "analysis", "streaming_losses": "analysis",
     "ring_attention": "ring.local", "ring_attention_backward": "ring.local",
     "rwkv7": "linear.rwkv7", "rwkv7_backward": "linear.rwkv7",
     "implied_weights": "analysis", "SwapCost": "analysis", "perplexity": "analysis", "swap_costs": "analysis",

@@ -2,8 +2,12 @@
 
     implied.py     implied_weights: the (N, S) matrix of any mechanism that is linear in its values
     swaps.py       perplexity, token_losses, and swap_costs of a model whose attention is replaced
+    streaming.py   streaming_losses of a text longer than what is kept of it, and perplexity_by_position
 """
 from .implied import implied_weights
+from .streaming import perplexity_by_position, streaming_losses
 from .swaps import SwapCost, perplexity, swap_costs, token_losses
 
-__all__ = ["SwapCost", "implied_weights", "perplexity", "swap_costs", "token_losses"]
+__all__ = [
+    "SwapCost", "implied_weights", "perplexity", "perplexity_by_position", "streaming_losses", "swap_costs", "token_losses",
+]  # fmt: skip

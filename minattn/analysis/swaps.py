@@ -28,7 +28,7 @@ class SwapCost(NamedTuple):
     perplexity: float
 
 
-def token_losses(model, ids, *, chunk=256):
+def token_losses(model, ids, *, chunk=256, cache=None):
     """How badly a model predicts each token of a text from those before it, in nats.
 
     Parameters
@@ -37,6 +37,8 @@ def token_losses(model, ids, *, chunk=256):
     ids : integers, (N,) or (B, N), N at least 2
     chunk : int
         Tokens whose logits, one for each of V, are held at a time.
+    cache : LlamaCache, optional
+        From `model.new_cache`: the text then goes through it, `chunk` tokens after the other, as it would come in a stream.
 
     Returns
     -------
@@ -57,7 +59,11 @@ def token_losses(model, ids, *, chunk=256):
     >>> np.allclose(ma.token_losses(m, ids), [-log_p[n - 1, ids[n]] for n in range(1, 5)])
     True
     """
-    return _losses(model, model.hidden(ids)[0], ids, chunk)
+    if cache is None:
+        return _losses(model, model.hidden(ids)[0], ids, chunk)
+    starts = range(0, np.shape(ids)[-1], count("chunk", chunk, 1))
+    x = [model.hidden(np.asarray(ids)[..., start:start + chunk], cache=cache)[0] for start in starts]
+    return _losses(model, np.concatenate(x, axis=-2), ids, chunk)
 
 
 def perplexity(model, ids, *, chunk=256):

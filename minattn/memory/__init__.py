@@ -2,10 +2,11 @@
 from .infini import InfiniState, infini_attention
 from .memorizing import ExternalMemory, memorizing_attention, memorizing_attention_backward
 from .paged import PagedCache
+from .streaming import streaming_attention
 from .transformer_xl import XLWeights, transformer_xl_attention, transformer_xl_attention_backward
 
 __all__ = [
     "ExternalMemory", "InfiniState", "PagedCache", "XLWeights", "infini_attention",
-    "memorizing_attention", "memorizing_attention_backward",
+    "memorizing_attention", "memorizing_attention_backward", "streaming_attention",
     "transformer_xl_attention", "transformer_xl_attention_backward",
 ]  # fmt: skip

@@ -14,7 +14,8 @@ from . import huggingface, llama_gguf
 from .config import LlamaConfig
 from .download import SOURCES, cache_folder, check, fetch, find
 from .formats import kind_of, refuse
-from .llama import Llama, LlamaCache
+from .llama import Llama
+from .llama_cache import LlamaCache
 
 __all__ = [
     "SOURCES", "DependencyError", "DownloadError", "Llama", "LlamaCache", "LlamaConfig", "TokenError", "WeightsError",

@@ -41,7 +41,7 @@ def sample(logits, rng, *, temperature=0.0, top_k=None, top_p=None):
 
 def generate(
     model, prompt, *, max_new_tokens=64, temperature=0.0, top_k=None, top_p=None, seed=None, stop=None,
-    stream=None, progress=None, cached=True, prefill=256,
+    stream=None, progress=None, cached=True, prefill=256, window=None, first=4,
 ):  # fmt: skip
     """Continue `prompt`.
 
@@ -67,6 +67,11 @@ def generate(
         False computes everything anew for every token, to see what the cache saves.
     prefill : int
         Tokens of the prompt that are run at once; more take more memory. The result is the same.
+    window : int, optional
+        Hold the latest `window` tokens and the `first` ones, and go on for as long as you like: StreamingLLM. Without it
+        all tokens are held.
+    first : int
+        Only with `window`.
 
     Returns
     -------
@@ -102,7 +107,10 @@ def generate(
         rng = np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
         raise OptionError(f"seed = {seed!r}; {error}") from error
-    cache = model.new_cache(capacity=len(ids) + max_new_tokens) if cached else None
+    if window is not None and not cached:
+        raise OptionError(f"window = {window} is the size of a cache, but cached=False keeps none")
+    size = {"capacity": len(ids) + max_new_tokens} if window is None else {"window": window, "first": first}
+    cache = model.new_cache(**size) if cached else None
     said = _Said(model.tokenizer if is_text else None, stream)
     progress = False if progress is None and stream is not None else progress
     with bar(progress, total=max_new_tokens, desc="generating", unit="token") as shown:

@@ -18,42 +18,18 @@ import copy
 import numpy as np
 
 from ..attention import attention
-from ..core.cache import KVCache
 from ..core.errors import CacheError, DtypeError, OptionError, ShapeError, TokenError
 from ..core.pointwise import rms_norm, silu
 from ..core.projection import merge_heads, project_qkv, split_heads
 from ..core.rope import rope
 from ..core.shapes import as_array
 from . import generation
+from .llama_cache import LlamaCache, in_pieces
 
 
 def swiglu(x, w_gate, w_up, w_down):
     """(..., E) -> (..., E) through F channels, each let through as far as its gate says."""
     return (silu(x @ w_gate) * (x @ w_up)) @ w_down
-
-
-class LlamaCache(list):
-    """One `KVCache` a layer; all of them hold the same tokens."""
-
-    @property
-    def lengths(self):
-        """Tokens that each row holds, (B,)."""
-        return self[0].lengths
-
-    @property
-    def capacity(self):
-        """Tokens that a row can hold."""
-        return self[0].capacity
-
-    @property
-    def nbytes(self):
-        """Bytes of all keys and values."""
-        return sum(layer.nbytes for layer in self)
-
-    def reset(self, row=None):
-        """Forget one row, or all of them."""
-        for layer in self:
-            layer.reset(row)
 
 
 class Llama:
@@ -162,6 +138,8 @@ class Llama:
                 f"but the model has L = {len(self.layers)} and ids have B = {len(rows)}"
             )
         positions = _positions(rows.shape, lengths) if cache is None else cache[0].next_positions(rows.shape[1], lengths)
+        if cache is not None and cache.rolling and rows.shape[1] > cache.room():
+            return in_pieces(self, ids, lengths, cache, return_weights)
         before = None if cache is None else cache.lengths
         x, maps = self.embed(rows), []
         try:
@@ -185,20 +163,27 @@ class Llama:
         """Each id's row of the embedding: (..., N) -> (..., N, E)."""
         return self.embedding[self._ids(ids)]
 
+    @property
+    def rope(self):
+        """Keyword arguments of `rope`, as the model rotates with them."""
+        return {"layout": self.config.rope_layout, "theta": self.config.rope_theta, "scaling": self.config.rope_scaling}
+
     def attention_inputs(self, layer, x, positions):
-        """q (..., H, N, D), k and v (..., G, N, D) of one layer for its input x; q and k rotated to their positions."""
+        """q (..., H, N, D), k and v (..., G, N, D) of one layer for its input x; q and k rotated to their positions, if any."""
         w, c = self.layers[layer], self.config
         q, k, v = project_qkv(rms_norm(x, w["norm_attention"], c.norm_eps), w["w_q"], w["w_k"], w["w_v"])
         q, k, v = split_heads(q, c.heads), split_heads(k, c.kv_heads), split_heads(v, c.kv_heads)
-        turn = {"layout": c.rope_layout, "theta": c.rope_theta, "scaling": c.rope_scaling}
-        return rope(q, positions, **turn), rope(k, positions, **turn), v
+        return (q, k, v) if positions is None else (rope(q, positions, **self.rope), rope(k, positions, **self.rope), v)
 
     def block(self, layer, x, positions, *, cache=None, lengths=None, return_weights=False):
         """One layer: x (..., N, E) to the next layer's x, and with return_weights its map (..., H, N, S) too."""
-        q, k, v = self.attention_inputs(layer, x, positions)
+        rolling = cache is not None and not cache.stores_rotated
+        q, k, v = self.attention_inputs(layer, x, None if rolling else positions)
         q_pos = k_pos = positions
         if cache is not None:
             k, v, q_pos, k_pos = cache.append(k, v, lengths)
+        if rolling:                                                                       # all that it holds is to be seen
+            q, k = (rope(a, inside, **self.rope) for a, inside in zip((q, k), cache.rope_positions(), strict=True))
         options = {"return_weights": True} if return_weights else {}
         results = self._attention[layer](q, k, v, causal=True, q_pos=q_pos, k_pos=k_pos, **options)
         results = results if isinstance(results, tuple) else (results,)
@@ -220,11 +205,24 @@ class Llama:
         """The last layer's x (..., N, E) to a score for each token, (..., N, V)."""
         return rms_norm(x, self.norm, self.config.norm_eps) @ self.head
 
-    def new_cache(self, batch=1, capacity=None):
-        """An empty cache for `batch` rows of up to `capacity` tokens; by default as many as the model was made for."""
-        c = self.config
-        capacity = c.context if capacity is None else capacity
-        return LlamaCache(KVCache(batch, c.kv_heads, capacity, c.head_dim, self.dtype) for _ in self.layers)
+    def new_cache(self, batch=1, capacity=None, *, window=None, first=4):
+        """An empty cache for `batch` rows of up to `capacity` tokens; by default as many as the model was made for.
+
+        With `window` it takes any number of tokens and holds the latest `window` of them and the `first` ones, with
+        positions counted inside it: StreamingLLM, arXiv:2309.17453. Keep window + first within the model's context.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from minattn.models import Llama, LlamaConfig
+        >>> m = Llama.random(LlamaConfig(2, 12, 20, 6, 2, 4, 50, 64))
+        >>> cache = m.new_cache(window=16)
+        >>> for n in range(10):                                   # 200 tokens, though the model was made for 64
+        ...     logits = m.forward(np.arange(20) + n, cache=cache)
+        >>> int(cache.lengths[0]), cache.nbytes == m.new_cache(capacity=4 + 16 - 1).nbytes
+        (200, True)
+        """
+        return LlamaCache.of(self.config, batch, capacity, window, first, self.dtype)
 
     def with_attention(self, fn):
         """The same weights with another attention.
