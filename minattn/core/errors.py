@@ -69,5 +69,5 @@ class LessonError(MinattnError, ValueError):
     """A lesson that cannot be read as a notebook, or an exercise in another form than a lesson's."""
 
 
-class KernelError(MinattnError, RuntimeError):
+class KernelError(MinattnError, ValueError):
     """A GPU kernel that raised in the simulator; the text names thread and line."""
