@@ -7,6 +7,7 @@ before it is written, barriers that not all threads reach, indices outside of an
 
     block   threads that share memory and barriers        warp   32 of them, its lanes
 """
+import contextvars
 import linecache
 import math
 import re
@@ -20,7 +21,7 @@ from ..core.errors import DependencyError, KernelError, OptionError
 from .ledger import WARP, Ledger
 from .report import Problem, Report
 from .toolkit import Cuda, bind
-from .watch import Local, Watched, site
+from .watch import OWN, Local, Watched, site
 
 try:
     import greenlet
@@ -40,7 +41,7 @@ def simulate(kernel, grid, block, *arguments, order="ascending"):
     *arguments : arrays, numbers, and named tuples of them
         Arrays are global memory and are written in place.
     order : {"ascending", "descending"} or int
-        In which order threads take turns; an int is the seed of a random order, drawn anew each time.
+        In which order blocks run and their threads take turns; an int is the seed of a random order, drawn anew each time.
 
     Returns
     -------
@@ -107,6 +108,7 @@ class Thread:
     def __init__(self, index, rank, warp, run):
         self.index, self.lane, self.rank, self.warp, self.block = index, rank % WARP, rank, warp, warp.block
         self.arrays, self.turn = 0, greenlet.greenlet(run)
+        self.turn.gr_context = contextvars.copy_context()             # NumPy's settings among them: a GPU does not warn
         self.copies: list = []                                        # asynchronous ones, not yet waited for
         self.waits: Any = None
         self.answer: Any = None
@@ -149,7 +151,7 @@ class Launch:
         return argument
 
     def run(self):
-        for index in np.ndindex(self.grid[::-1]):
+        for index in self.in_order(list(np.ndindex(self.grid[::-1]))):
             block = Block(index[::-1])
             for rank, place in enumerate(np.ndindex(self.size[::-1])):
                 if rank % WARP == 0:
@@ -176,10 +178,11 @@ class Launch:
         if not any(met) and not self.barrier(block) and any(not thread.ended for thread in block.threads):
             self.stuck(block)
 
-    def in_order(self, threads):
+    def in_order(self, those):
+        """Blocks or threads in the order asked for."""
         if self.order == "ascending":
-            return threads
-        return threads[::-1] if self.order == "descending" else [threads[i] for i in self.rng.permutation(len(threads))]
+            return those
+        return those[::-1] if self.order == "descending" else [those[i] for i in self.rng.permutation(len(those))]
 
     def resume(self, thread):
         """Let a thread run until it waits or ends."""
@@ -187,7 +190,7 @@ class Launch:
         try:
             thread.turn.switch(answer) if thread.turn else thread.turn.switch()
         except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
+            last = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in OWN][-1]
             where = f"line {last.lineno} of {last.name}"
             raise KernelError(f"{thread} raised {type(error).__name__}: {error} ({where})") from error
 

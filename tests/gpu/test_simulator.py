@@ -260,6 +260,39 @@ def test_blocks_are_never_ordered():
     assert x[0] == 15
 
 
+def test_blocks_run_in_the_order_asked_for():
+    def who_was_last(x):
+        x[0] = f32(cuda.blockIdx.x)
+
+    def last(order):
+        x = np.zeros(1, f32)
+        assert simulate(who_was_last, 7, 1, x, order=order).kinds == ("race",)
+        return x[0]
+
+    assert (last("ascending"), last("descending")) == (6, 0)
+    assert len({last(seed) for seed in range(20)}) > 2
+    assert last(3) == last(3)
+
+
+def test_the_lines_of_a_notebook_cell_are_shown():
+    shell = pytest.importorskip("IPython.core.interactiveshell", reason="IPython is not installed").InteractiveShell()
+    cell = """\
+import numpy as np
+from minattn.gpu.simulator import simulate
+cuda = None
+def late(x):
+    box = cuda.shared.array(2, np.float32)
+    box[cuda.threadIdx.x] = x[cuda.threadIdx.x]
+    x[cuda.threadIdx.x] = box[1 - cuda.threadIdx.x]
+report = simulate(late, 1, 2, np.ones(2, np.float32))
+"""
+    shell.run_cell(cell).raise_error()
+    first = shell.user_ns["report"].problems[0]
+    assert first.array == "box"
+    assert "x[cuda.threadIdx.x] = box" in cell.splitlines()[first.site.line - 1]
+    assert "x[cuda.threadIdx.x] = box[1 - cuda.threadIdx.x]" in str(first)
+
+
 def test_only_syncwarp_orders_the_memory_of_a_warp():
     def through(sync):
         def kernel(x):
@@ -332,13 +365,23 @@ def test_closures_and_callees_are_set_over_the_simulator():
     np.testing.assert_array_equal(x, [0, 2, 4, 6])
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_gpu_does_not_warn():
+    def overflow(x):
+        x[cuda.threadIdx.x] = np.exp(f32(1000)) - np.exp(f32(1000))
+
+    x = np.zeros(2, f32)
+    assert simulate(overflow, 1, 2, x).kinds == ()
+    assert np.isnan(x).all()
+
+
 def test_errors():
     def raises(x):
         cuda.syncthreads()
         x[0, 0] = 1
 
     x = np.zeros(4, f32)
-    with pytest.raises(KernelError, match=r"thread \(0, 0, 0\) .* IndexError: x has 1 axes"):
+    with pytest.raises(KernelError, match=r"thread \(0, 0, 0\) .* IndexError: x has 1 axes .*\(line \d+ of raises\)"):
         simulate(raises, 1, 2, x)
     with pytest.raises(OptionError, match="takes 1 arguments"):
         simulate(raises, 1, 2)
