@@ -25,10 +25,10 @@ from .multihead import MultiHeadAttention
 
 __version__ = "0.1.0"
 __all__ = [
-    "ExternalMemory", "Grads", "InfiniState", "KVCache", "Mamba2Weights", "MambaWeights", "Mask", "MinattnError",
-    "MultiHeadAttention", "PagedCache", "RWKV7Weights", "RetNetWeights", "RollingCache", "SparseGrads", "Steps",
-    "SwapCost", "XLWeights", "analysis", "attention", "attention_backward", "attention_weights", "check", "delta_rule",
-    "delta_rule_backward", "errors", "fixed_attention", "fixed_attention_backward", "gated_linear_attention",
+    "CompressiveMemory", "ExternalMemory", "Grads", "InfiniState", "KVCache", "Mamba2Weights", "MambaWeights", "Mask",
+    "MinattnError", "MultiHeadAttention", "PagedCache", "RWKV7Weights", "RetNetWeights", "RollingCache", "SparseGrads",
+    "Steps", "SwapCost", "XLWeights", "analysis", "attention", "attention_backward", "attention_weights", "check",
+    "delta_rule", "delta_rule_backward", "errors", "fixed_attention", "fixed_attention_backward", "gated_linear_attention",
     "gated_linear_attention_backward", "implied_weights", "infini_attention", "linear_attention",
     "linear_attention_backward", "linformer_attention", "linformer_attention_backward", "logsumexp", "mamba2_block",
     "mamba_block", "masks", "memorizing_attention", "memorizing_attention_backward", "merge", "merge_heads", "models",
@@ -69,6 +69,7 @@ _FUNCTIONS = {
     "memorizing_attention_backward": "memory.memorizing",
     "streaming_attention": "memory.streaming",
     "perplexity_by_position": "analysis", "streaming_losses": "analysis",
+    "CompressiveMemory": "memory.compressive",
     "ring_attention": "ring.local", "ring_attention_backward": "ring.local",
     "rwkv7": "linear.rwkv7", "rwkv7_backward": "linear.rwkv7",
     "implied_weights": "analysis", "SwapCost": "analysis", "perplexity": "analysis", "swap_costs": "analysis",

@@ -1,4 +1,5 @@
 """Beyond the window: caches in pages, and memories of what has gone by."""
+from .compressive import CompressiveMemory, compress, compress_backward, reconstruction_loss
 from .infini import InfiniState, infini_attention
 from .memorizing import ExternalMemory, memorizing_attention, memorizing_attention_backward
 from .paged import PagedCache
@@ -6,7 +7,7 @@ from .streaming import streaming_attention
 from .transformer_xl import XLWeights, transformer_xl_attention, transformer_xl_attention_backward
 
 __all__ = [
-    "ExternalMemory", "InfiniState", "PagedCache", "XLWeights", "infini_attention",
-    "memorizing_attention", "memorizing_attention_backward", "streaming_attention",
-    "transformer_xl_attention", "transformer_xl_attention_backward",
+    "CompressiveMemory", "ExternalMemory", "InfiniState", "PagedCache", "XLWeights", "compress", "compress_backward",
+    "infini_attention", "memorizing_attention", "memorizing_attention_backward", "reconstruction_loss",
+    "streaming_attention", "transformer_xl_attention", "transformer_xl_attention_backward",
 ]  # fmt: skip
