@@ -14,7 +14,7 @@ takes the rows as they stand, and counts a compressed row as one step of distanc
 kernel learns from a loss of its own, algorithm 2's attention reconstruction: what a segment reads from c rows, by content
 alone, it should read from the one that they became.
 """
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -136,7 +136,8 @@ class CompressiveMemory:
     def __init__(self, length, compressed_length, *, rate, kind="mean", kernel=None):
         self.length, self.compressed_length = count("length", length, 0), count("compressed_length", compressed_length, 0)
         self.rate, self.kind, self.kernel = count("rate", rate, 1), kind, kernel
-        self.memory = self.compressed = None
+        self.memory: Any = None
+        self.compressed: Any = None
         if kind != "convolution" or kernel is None:                               # a kernel's E is known with the first rows
             _groups(np.zeros((0, 1)), rate, kind, kernel)
 
