@@ -20,15 +20,16 @@ CASES = {
     "softcap and bias of heads": {"softcap": 2.0, "bias": (1, 4, 1, 19), "causal": True},
     "bias of rows": {"bias": (2, 1, 21, 1), "B": 2},
     "huge logits": {"scale": 1e3},
+    "documents": {"mask": Mask(lambda i, j: (i > 6) == (j > 6)), "N": 19},
     "one query": {"N": 1, "causal": True},
     "one key": {"S": 1},
 }
 
 
-def drawn(case, D=8, block_q=8, block_k=4, seed=0, dims=(8, 16), kind="f32", N=21):
+def drawn(case, D=8, block_q=8, block_k=4, seed=0, dims=(8, 16), kind="f32", N=21, S=19):
     """(problem, inputs) of a case by its name; for a kind of 16 bits the inputs are numbers that it has."""
     options = dict(CASES[case])
-    B, N, S = options.pop("B", 1), options.pop("N", N), options.pop("S", 19)
+    B, N, S = options.pop("B", 1), options.pop("N", N), options.pop("S", S)
     rng = np.random.default_rng(seed)
     q, k, v = (rng.standard_normal((B, heads, length, D)).astype(np.float32) for heads, length in [(4, N), (2, S), (2, S)])
     bits = [q, k, v] if kind == "f32" else [as_bits(a, kind) for a in (q, k, v)]
@@ -54,9 +55,14 @@ def as_numbers(bits, kind):
 
 def expected(x):
     """(out, lse) of the reference in float64, of the same inputs."""
-    wide = {name: a.astype(np.float64) for name, a in zip("qkv", (x.q, x.k, x.v), strict=True)}
-    out, _, lse = reference.forward(type(x)(**{**vars(x), **wide, "dtype": np.dtype(np.float64)}))
+    out, _, lse = reference.forward(widened(x))
     return out, lse
+
+
+def widened(x):
+    """The same inputs in float64."""
+    wide = {name: a.astype(np.float64) for name, a in zip("qkv", (x.q, x.k, x.v), strict=True)}
+    return type(x)(**{**vars(x), **wide, "dtype": np.dtype(np.float64)})
 
 
 def run(launches, order="ascending"):
