@@ -60,6 +60,14 @@ out = out + ma.selective_scan(v, abs(k), -np.ones((8, 3)), q[..., :3], k[..., :3
 ma.mamba_block(x, ma.MambaWeights.random(12)), ma.mamba2_block(x, ma.Mamba2Weights.random(12, heads=4))
 ma.performer_attention(q, k, v, features=5, seed=0, causal=True), ma.linformer_attention(q, k, v, k[0, 0].T, v[0, 0].T)
 ma.implied_weights(ma.recurrence, q, k, v)
+memory = ma.ExternalMemory(4, 9, 8, lead=(2,))
+memory.append(k, v)
+out = out + ma.memorizing_attention(q, k, v, gate=np.zeros(4), memory=memory, keep=3)
+out = out + ma.streaming_attention(q, k, v, window=3, first=1, rope={{"layout": "half"}})
+rows = ma.CompressiveMemory(2, 2, rate=2)
+rows.append(x)
+ma.transformer_xl_attention(x, ma.XLWeights.random(12, heads=2), memory=rows.rows, segment=2)
+ma.needle_recall([3], length=16, window=8, dim=4, trials=2)
 print("done", float(out.sum()))
 """
 
