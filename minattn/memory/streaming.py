@@ -26,7 +26,7 @@ from ..core.shapes import count, integers
 
 
 def streaming_attention(q, k, v, *, window, first=4, rope=None, causal=True, q_pos=None, k_pos=None, scale=None,
-                        return_lse=False):  # fmt: skip
+                        return_weights=False, return_lse=False):  # fmt: skip
     """Attention to the latest keys and to the first ones, at the distances that a cache of just these would count.
 
     Parameters
@@ -45,13 +45,13 @@ def streaming_attention(q, k, v, *, window, first=4, rope=None, causal=True, q_p
         There is no other way; it is here so that a model can call this in place of `attention`.
     q_pos, k_pos, scale
         As for `attention`.
-    return_lse : bool
-        Also return the log-sum-exp, (..., H, N).
+    return_weights, return_lse : bool
+        Also return the weights (..., H, N, S), and the log-sum-exp (..., H, N).
 
     Returns
     -------
     out : array, (..., H, N, Dv)
-        Or (out, lse).
+        Or a tuple (out, weights, lse) of those asked for, in this order.
 
     Raises
     ------
@@ -82,16 +82,25 @@ def streaming_attention(q, k, v, *, window, first=4, rope=None, causal=True, q_p
     window, first = count("window", window, 1), count("first", first, 0)
     if causal is not True:
         raise OptionError(f"causal = {causal!r}; a stream has no tokens to come, so it must be True")
-    options = {"causal": True, "q_pos": q_pos, "k_pos": k_pos, "scale": scale, "return_lse": True}
+    options = {"causal": True, "q_pos": q_pos, "k_pos": k_pos, "scale": scale, "return_weights": return_weights}
     near, far = _parts(window, first)
-    out, lse = attention(q, k, v, mask=near, **options)
+    parts = [attention(q, k, v, mask=near, return_lse=True, **options)]
     if first:
         if rope is not None:
             N, S = np.shape(q)[-2], np.shape(k)[-2]
             position = np.arange(S - N, S) if q_pos is None else integers("q_pos", q_pos)
             q = rotated(q, np.minimum(position, first + window - 1) - position, **rope)       # a turn back, from i to c(i)
-        out, lse = merge(out, lse, *attention(q, k, v, mask=far, **options))
-    return (out, lse) if return_lse else out
+        parts.append(attention(q, k, v, mask=far, return_lse=True, **options))
+    out, lse = parts[0][0], parts[0][-1]
+    for other in parts[1:]:
+        out, lse = merge(out, lse, other[0], other[-1])
+    results = [out]
+    if return_weights:                                                            # each part's share of the whole softmax
+        shares = [np.where(np.isinf(lse), 0, np.exp(part[-1] - np.where(np.isinf(lse), 0, lse))) for part in parts]
+        results.append(sum(part[1] * share[..., None] for part, share in zip(parts, shares, strict=True)).astype(out.dtype))
+    if return_lse:
+        results.append(lse)
+    return results[0] if len(results) == 1 else tuple(results)
 
 
 @functools.lru_cache(maxsize=8)                # the same Mask for the same sizes, so that its map of tiles is made once

@@ -63,6 +63,8 @@ def test_a_plain_window_fails_when_the_first_tokens_go(need_weights):
     losses = ma.streaming_losses(m, ids, window=64)
     for name in ("window", "first tokens"):
         np.testing.assert_allclose(losses[name][:64], losses["dense"][:64], atol=2e-3)
+    cached = ma.token_losses(m, ids, cache=m.new_cache(window=60, first=4))              # token by token, in 64 rows
+    np.testing.assert_allclose(cached, losses["first tokens"], atol=2e-3)
     plain, kept = (losses[name][64:].mean() - losses["dense"][64:].mean() for name in ("window", "first tokens"))
     assert plain > 0.5                                                # nats a token
     assert abs(kept) < plain / 5

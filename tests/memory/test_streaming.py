@@ -43,6 +43,22 @@ def test_the_last_queries_alone_and_other_positions(drawn, close):
     close(ma.streaming_attention(q, k[:, :, order], v[:, :, order], q_pos=q_pos, k_pos=k_pos, **options), whole, 1e-12)
 
 
+@pytest.mark.parametrize("first", [0, 2])
+def test_weights_are_those_of_the_output(drawn, close, first):
+    q, k, v = drawn(5, N=20, S=20)
+    n = np.arange(20)
+    q, k, options = ma.rope(q, n, **TURN), ma.rope(k, n, **TURN), {"window": 6, "first": first, "rope": TURN}
+    q_pos = np.where(n == 9, -1, n)                                   # one query is padding
+    out, weights, lse = ma.streaming_attention(q, k, v, **options, q_pos=q_pos, return_weights=True, return_lse=True)
+    close(weights @ ma.repeat_kv(v, 2), out, 1e-12)
+    real = n != 9
+    close(weights.sum(axis=-1)[..., real], np.ones((2, 6, 19)), 1e-12)
+    mask = (ma.masks.last(6) | ma.masks.first(first)) & ma.masks.causal()
+    np.testing.assert_array_equal(weights[0, 0, real] > 0, mask.dense(20, 20)[real])
+    assert not weights[:, :, 9].any()
+    assert (lse[:, :, 9] == -np.inf).all()
+
+
 def test_nothing_between_the_first_tokens_and_the_window_is_read(drawn):
     q, k, v = drawn(2, N=40, S=40)
     poisoned = [a.copy() for a in (k, v)]
