@@ -122,6 +122,7 @@ class ExternalMemory:
             at, here = (*row, h // group), (*row, h)
             _, found = self._indexes[at].search(np.ascontiguousarray(q[here], np.float32), keep)
             k[here], v[here] = self.k[at][found], self.v[at][found]
+            k[here][found < 0] = np.nan                                           # nothing is near to NaN, and it is to be seen
         return k, v
 
 

@@ -101,6 +101,18 @@ def test_gradients(made, slopes, close, index):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("index", INDEXES)
+def test_a_query_that_is_nan_shows_and_spoils_no_other(made, close, index):
+    q, k, v, memory, _ = made(20, index=index)
+    clean = ma.memorizing_attention(q, k, v, gate=np.full(4, OPEN), memory=memory, keep=3)
+    q[1, 2, 4] = np.nan
+    with np.errstate(invalid="ignore"):
+        got = ma.memorizing_attention(q, k, v, gate=np.full(4, OPEN), memory=memory, keep=3)
+    spoiled = np.isnan(got).any(axis=-1)
+    assert np.argwhere(spoiled).tolist() == [[1, 2, 4]]
+    close(got[~spoiled], clean[~spoiled], 1e-12)
+
+
 def test_faiss_follows_a_memory_that_is_appended_to_and_read_in_turns(made, close):
     q, k, v, found, _ = made(0, capacity=23, index="faiss")
     exact = made(0, capacity=23)[3]
