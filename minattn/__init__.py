@@ -26,7 +26,8 @@ from .multihead import MultiHeadAttention
 __version__ = "0.1.0"
 __all__ = [
     "CompressiveMemory", "ExternalMemory", "Grads", "InfiniState", "KVCache", "Mamba2Weights", "MambaWeights", "Mask",
-    "MinattnError", "MultiHeadAttention", "PagedCache", "RWKV7Weights", "RetNetWeights", "RollingCache", "SparseGrads",
+    "MinattnError", "MultiHeadAttention", "PagedCache", "QuantizedCache", "RWKV7Weights", "RetNetWeights", "RollingCache",
+    "SparseGrads",
     "Steps", "SwapCost", "XLWeights", "analysis", "attention", "attention_backward", "attention_weights", "cache_waste", "check",
     "delta_rule", "delta_rule_backward", "errors", "fixed_attention", "fixed_attention_backward", "gated_linear_attention",
     "gated_linear_attention_backward", "implied_weights", "infini_attention", "linear_attention",
@@ -62,7 +63,7 @@ _FUNCTIONS = {
     "ssd": "linear.ssd", "ssd_backward": "linear.ssd", "segment_sum": "linear.ssd",
     "mamba_block": "linear.mamba_block", "MambaWeights": "linear.mamba_block",
     "mamba2_block": "linear.mamba2_block", "Mamba2Weights": "linear.mamba2_block",
-    "PagedCache": "memory.paged", "cache_waste": "memory.trace",
+    "PagedCache": "memory.paged", "QuantizedCache": "memory.quantized", "cache_waste": "memory.trace",
     "InfiniState": "memory.infini", "infini_attention": "memory.infini",
     "XLWeights": "memory.transformer_xl", "transformer_xl_attention": "memory.transformer_xl",
     "transformer_xl_attention_backward": "memory.transformer_xl",

@@ -3,13 +3,14 @@ from .compressive import CompressiveMemory, compress, compress_backward, reconst
 from .infini import InfiniState, infini_attention
 from .memorizing import ExternalMemory, memorizing_attention, memorizing_attention_backward
 from .paged import PagedCache
+from .quantized import QuantizedCache
 from .streaming import streaming_attention
 from .trace import Shares, cache_waste
 from .transformer_xl import XLWeights, transformer_xl_attention, transformer_xl_attention_backward
 
 __all__ = [
-    "CompressiveMemory", "ExternalMemory", "InfiniState", "PagedCache", "Shares", "XLWeights", "cache_waste", "compress",
-    "compress_backward",
+    "CompressiveMemory", "ExternalMemory", "InfiniState", "PagedCache", "QuantizedCache", "Shares", "XLWeights",
+    "cache_waste", "compress", "compress_backward",
     "infini_attention", "memorizing_attention", "memorizing_attention_backward", "reconstruction_loss",
     "streaming_attention", "transformer_xl_attention", "transformer_xl_attention_backward",
 ]  # fmt: skip
