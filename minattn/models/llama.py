@@ -105,7 +105,7 @@ class Llama:
         lengths : integers, (B,), optional
             Real tokens of each row, where rows were padded on the right to one N. What comes out for padding means nothing.
         cache : LlamaCache, optional
-            From `new_cache`. The ids then continue what it holds, and are added to it.
+            From `new_cache`. The ids then continue what it holds, and are added to it; once a rolling one is full, one by one.
         return_weights : bool
 
         Returns
@@ -121,7 +121,7 @@ class Llama:
         ShapeError
             If ids have another rank or are empty, or lengths or the cache do not fit them.
         CacheError
-            If the cache is too small; then it is left as it was.
+            If the cache is too small, or weights are asked for where tokens go through it one by one; then it stays as it was.
         """
         x, weights = self.hidden(ids, lengths=lengths, cache=cache, return_weights=return_weights)
         return (self.logits(x), weights) if return_weights else self.logits(x)
