@@ -22,10 +22,10 @@ from ..backends import choose
 from ..core import inputs as pairwise
 from ..core.errors import OptionError, ShapeError
 from ..core.reference import group, product, ungroup
-from ..core.shapes import common_type, floats, sum_to, working_type
+from ..core.shapes import common_type, count, floats, sum_to, working_type
 from .backward import gradients, read_gradient
 from .inputs import Inputs, divided, prepare
-from .recurrence import FORMS, run
+from .recurrence import FORMS, kernels, run
 
 
 def elu(x):
@@ -44,6 +44,7 @@ FEATURE_MAPS: dict[str, tuple[Callable, Callable]] = {
     "relu": (relu, lambda x, dphi: dphi * (x > 0)),
     "exp": (np.exp, lambda x, dphi: dphi * np.exp(x)),
 }
+ROWS = 2048                                                                        # of q whose features are made at once
 NO_STATE = "a state without causal=True: it holds what came before, and there every query sees all keys"
 
 
@@ -108,16 +109,33 @@ def linear_attention(q, k, v, *, feature_map: Any = "elu", causal=True, normaliz
     q, k, v = floats("q", q), floats("k", k), floats("v", v)
     dtype = common_type(q=q, k=k, v=v)
     own = callable(feature_map)                                                    # which may write to what it is given
-    q, k = (_features(feature_map, name, a.astype(working_type(dtype), copy=own)) for name, a in (("q", q), ("k", k)))
+    if own or not causal:
+        q, k = (_features(feature_map, name, a.astype(working_type(dtype), copy=own)) for name, a in (("q", q), ("k", k)))
     if causal:
         x = replace(prepare(q, k, v, normalize=normalize, state=state), dtype=dtype)
-        return run(x, form, chunk, return_state, FORMS | {"parallel": lambda x, chunk: parallel(x)}, backend=backend)
+        out, state = _in_spans(x, None if own else feature_map, form, count("chunk", chunk, 1), backend)
+        return (out, state) if return_state else out
     if state is not None or return_state:
         raise OptionError(NO_STATE)
     if form not in (*FORMS, "parallel"):
         raise OptionError(f"form is {form!r}; it must be one of 'recurrent', 'chunked', 'parallel'")
     choose(backend, 0, compiled=False)                                             # refuses a name that there is not
     return _all_keys(q, k, v, normalize, form == "parallel").astype(dtype, copy=False)
+
+
+def _in_spans(x: Inputs, feature_map, form, chunk, backend):
+    """The result and the last state, some chunks at a time: features that are still in the cache are read at less cost."""
+    (P, R, N, _), forms = x.q.shape, FORMS | {"parallel": lambda x, chunk: parallel(x)}
+    backend = "cpu" if kernels(x, form, backend) else "numpy"                      # one for all spans
+    span = max(N, 1) if form == "parallel" else chunk * max(1, ROWS // (chunk * max(1, P * R)))
+    out, state = np.empty((*x.lead, *x.heads[:1], N, x.values.shape[-1]), x.dtype), x.state
+    for n in range(0, max(N, 1), span):                                            # one where there are no tokens
+        q, k, values, g = x.q[:, :, n:n + span], x.k[:, n:n + span], x.values[:, n:n + span], x.g[:, n:n + span]
+        if feature_map is not None:
+            q, k = _features(feature_map, "q", q), _features(feature_map, "k", k)
+        part = replace(x, q=q, k=k, values=values, g=g, state=state.reshape(x.state.shape))
+        out[..., n:n + span, :], state = run(part, form, chunk, True, forms, backend=backend)
+    return out, state
 
 
 class Grads(NamedTuple):

@@ -1,4 +1,6 @@
 """Linear attention: its forms, its feature maps, all keys and the keys so far."""
+import sys
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,21 @@ def test_forms_agree(drawn, close, length, normalize, dtype, tolerance):
             got = ma.linear_attention(q, k, v, causal=causal, normalize=normalize, form=form, chunk=chunk)
             assert got.dtype == dtype
             close(got, want, tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "backend", "tolerance"), [(np.float64, "numpy", 1e-10), (np.float32, "cpu", 1e-5)])
+@pytest.mark.parametrize(("feature_map", "rows", "chunk"), [("elu", 1, 7), ("elu", 200, 5), ("relu", 300, 16), ("own", 90, 1)])
+def test_spans_of_tokens_make_the_whole(drawn, close, monkeypatch, feature_map, rows, chunk, dtype, backend, tolerance):
+    q, k, v = drawn(4, N=129, S=129, dtype=dtype)
+    options = {"feature_map": chosen(feature_map), "return_state": True}
+    _, state = ma.linear_attention(q, k, v, **options)
+    want, end = ma.linear_attention(q, k, v, form="parallel", state=state, **options)
+    monkeypatch.setattr(sys.modules["minattn.linear.linear_attention"], "ROWS", rows)
+    for form in ("recurrent", "chunked"):
+        out, last = ma.linear_attention(q, k, v, form=form, chunk=chunk, state=state, backend=backend, **options)
+        assert (out.dtype, last.shape) == (dtype, end.shape)
+        close(out, want, tolerance)
+        close(last, end, tolerance)
 
 
 @pytest.mark.parametrize("form", ["parallel", "recurrent", "chunked"])
