@@ -117,7 +117,7 @@ def implied_weights(function, *arrays, value="v", per_channel=False, check=True,
 def _opened(function, arrays, options, value):
     """The function of its values alone, and the values that it was given."""
     given = inspect.signature(function).bind_partial(*arrays, **options)
-    if value not in given.arguments:
+    if value not in [*given.arguments]:
         raise OptionError(f"value = {value!r}, but {_name(function)} was given {', '.join(given.arguments) or 'nothing'}")
     if options.get("state") is not None:
         raise OptionError("a state was given; what it adds comes from none of the keys here, so no weights describe it")
@@ -148,6 +148,8 @@ def _check(name, value, apply, weights, values, per_channel):
     w, v = weights.astype(work, copy=False), values.astype(work, copy=False)
     if per_channel:
         v = v.swapaxes(-1, -2)[..., None]                                          # (..., Dv, S, 1), for w (..., Dv, N, S)
+        if v.ndim > 3:                                                             # heads of a group, or a batch, share it
+            v = v.repeat(w.shape[-4] // max(v.shape[-4], 1), axis=-4)
     elif v.ndim > 2:
         v = repeat_kv(v, w.shape[-3] // v.shape[-3])
     with np.errstate(invalid="ignore", over="ignore"):

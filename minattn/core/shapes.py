@@ -54,7 +54,7 @@ def common_type(**arrays):
 
 def working_type(dtype):
     """The type to compute in: 16-bit floats are accumulated in float32, the others as they are."""
-    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+    return np.dtype(np.float64 if dtype.itemsize == 8 else np.float32)             # in this machine's byte order
 
 
 def count(name, value, least):
@@ -68,7 +68,7 @@ def count(name, value, least):
     return value
 
 
-def number(name, value):
+def number(name, value, least=-math.inf):
     """An option that is one finite number, as a Python float, which leaves the type of what it multiplies alone."""
     try:
         value = float(value)
@@ -76,6 +76,8 @@ def number(name, value):
         raise OptionError(f"{name} is {value!r}; it must be one number") from error
     if not np.isfinite(value):
         raise OptionError(f"{name} = {value}; it must be finite")
+    if value < least:
+        raise OptionError(f"{name} = {value}; it must be at least {least}")
     return value
 
 
@@ -119,6 +121,7 @@ def sum_to(array, shape):
     """The gradient of broadcasting: sum `array` over every axis along which `shape` was stretched to it."""
     if array.shape == shape:                                      # NumPy takes long over a sum along no axis at all
         return array
-    array = array.sum(axis=tuple(range(array.ndim - len(shape))))
-    stretched = tuple(axis for axis, size in enumerate(shape) if size == 1 and array.shape[axis] != 1)
-    return array.sum(axis=stretched, keepdims=True)
+    with np.errstate(invalid="ignore", over="ignore"):            # NaN and inf that are given go through
+        array = array.sum(axis=tuple(range(array.ndim - len(shape))))
+        stretched = tuple(axis for axis, size in enumerate(shape) if size == 1 and array.shape[axis] != 1)
+        return array.sum(axis=stretched, keepdims=True)

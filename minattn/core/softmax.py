@@ -135,7 +135,8 @@ def merge(out_a, lse_a, out_b, lse_b):
             raise ShapeError(f"lse_{name} is {lse.shape} but out_{name} is {out.shape}; lse must be (..., N) = {out.shape[:-1]}")
     if out_a.shape != out_b.shape:
         raise ShapeError(f"out_a is {out_a.shape} but out_b is {out_b.shape}; both parts must have the same (..., N, Dv)")
-    lse = np.logaddexp(lse_a, lse_b)
+    with np.errstate(invalid="ignore"):                 # NaN that is given goes through
+        lse = np.logaddexp(lse_a, lse_b)
     base = np.where(np.isneginf(lse), 0, lse)           # both empty: weights exp(-inf) = 0, not exp(-inf + inf)
     out = np.exp(lse_a - base)[..., None] * out_a + np.exp(lse_b - base)[..., None] * out_b
     return out.astype(dtype, copy=False), lse

@@ -10,6 +10,7 @@ K - 1 tokens. In Mamba (Gu and Dao 2023, arXiv:2312.00752, section 3.4) K is 4.
 import numpy as np
 
 from ..core.errors import ShapeError
+from ..core.shapes import floats
 
 
 def causal_convolution(x, weight, bias, state):
@@ -18,7 +19,7 @@ def causal_convolution(x, weight, bias, state):
     before = (*x.shape[:-2], K - 1, E)
     if state is None:
         state = np.zeros(before, x.dtype)
-    elif np.shape(state) != before:
-        raise ShapeError(f"the convolution's state is {np.shape(state)}; it must be (..., K - 1, E) = {before}, tokens before x")
+    elif (state := floats("the convolution's state", state)).shape != before:
+        raise ShapeError(f"the convolution's state is {state.shape}; it must be (..., K - 1, E) = {before}, tokens before x")
     tokens = np.concatenate([state, x], axis=-2, dtype=x.dtype)
     return bias + sum(weight[k] * tokens[..., k:k + N, :] for k in range(K)), tokens[..., N:, :].copy()

@@ -108,9 +108,10 @@ def delta_rule_backward(dout, q, k, v, *, beta, log_decay=None, scale=1.0, chunk
     """
     x = _inputs(q, k, v, beta, log_decay, scale, state)
     d, key, strength, keep = gradients(x, dout, dstate, chunk, backend=backend), x.rows["k"], x.rows["beta"], np.exp(x.g)
-    dwrite = d.k - d.a                                                             # k = strength * key, a = -strength * key
-    dbeta, dkey = (dwrite * key).sum(axis=-1), strength * dwrite + keep * d.b      # and b = keep * key
-    dg = d.g + to_width(keep * key * d.b, x.g)
+    with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
+        dwrite = d.k - d.a                                                             # k = strength * key, a = -strength * key
+        dbeta, dkey = (dwrite * key).sum(axis=-1), strength * dwrite + keep * d.b      # and b = keep * key
+        dg = d.g + to_width(keep * key * d.b, x.g)
     return Grads(
         x.gradient(d.q, q), x.gradient(dkey, k), x.gradient(d.v, v), x.gradient(dbeta, beta),
         decay_gradient(x, dg, log_decay), x.gradient(d.state, state),

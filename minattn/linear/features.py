@@ -105,9 +105,11 @@ def random_features(x, w, kind="positive"):
     x = floats("x", x)
     x = x.astype(working_type(x.dtype), copy=False)
     exponent, factor = exponents(x, directions("w", w, "x", x).astype(x.dtype, copy=False), kind)
-    return factor * np.exp(exponent)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return factor * np.exp(exponent)
 
 
+@np.errstate(invalid="ignore", over="ignore")                                      # NaN and inf that are given go through
 def exponents(x, w, kind):
     """phi(x) as factor * exp(exponent), each (..., 1) or (..., width): whoever has to tame exp can do it in between."""
     m, along, half = len(w), x @ w.T, (x**2).sum(axis=-1, keepdims=True) / 2
@@ -120,6 +122,7 @@ def exponents(x, w, kind):
     raise OptionError(f"kind is {kind!r}; it must be one of {', '.join(map(repr, KINDS))}")
 
 
+@np.errstate(invalid="ignore", over="ignore")                                      # NaN and inf that are given go through
 def through_features(x, w, kind, phi, dphi):
     """The gradient of x from that of phi(x); phi may carry any factor of its own, and dphi then is with respect to that."""
     m, slope = len(w), phi * dphi                                                  # of the exponents

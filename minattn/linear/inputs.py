@@ -110,7 +110,7 @@ def prepare(q, k, v, *, log_decay=None, erase=None, normalize=False, scale=1.0, 
         return part.astype(work, copy=False)
 
     g = np.zeros((P, N, 1), work) if log_decay is None else flat(names["log_decay"], P, N, log_decay.shape[-1])
-    rows = {name: flat(name, P, N, row.shape[-1]) for name, row in rows.items()}
+    rows = {name: flat(name, P, N, 1 if name in (tokens or {}) else D) for name, row in rows.items()}
     return Inputs(
         q=flat(names["q"], P, H // G, N, D, heads=H), k=flat(names["k"], P, N, D),
         values=flat(names["v"], P, N, v.shape[-1]), g=g,
@@ -174,6 +174,7 @@ def _check_axes(arrays):
     for name, (a, letters) in arrays.items():
         if a.ndim < 2:
             raise ShapeError(f"{name} has {a.ndim} axes ({shown}); it must be (..., {', '.join(letters)}), or two for one head")
+    for name, (a, _) in arrays.items():
         if (a.ndim == 2) != (q.ndim == 2):
             raise ShapeError(f"{q_name} has {q.ndim} axes but {name} has {a.ndim} ({shown}); give all a head axis or none")
         if a.shape[-1] == 0:

@@ -217,6 +217,7 @@ def _all_keys(q, k, v, normalize, parallel):
     return x.restore(ungroup(read, x.q.shape[1]))
 
 
+@np.errstate(invalid="ignore", over="ignore")                                      # NaN and inf that are given go through
 def _all_keys_backward(dout, q, k, v, normalize):
     """The same for the gradient: dM of the one matrix M = phi(K)^T V through which all keys are read."""
     x = pairwise.prepare(q, k, v)
@@ -235,7 +236,7 @@ def _all_keys_backward(dout, q, k, v, normalize):
 def _features(feature_map, name, a):
     """phi of q or k; a function of the caller's may change the width, and nothing else."""
     if not callable(feature_map):
-        if feature_map not in FEATURE_MAPS:
+        if feature_map not in [*FEATURE_MAPS]:
             raise OptionError(f"feature_map is {feature_map!r}; it must be {', '.join(map(repr, FEATURE_MAPS))} or a function")
         return FEATURE_MAPS[feature_map][0](a)
     mapped = floats(f"feature_map({name})", feature_map(a))

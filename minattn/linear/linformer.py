@@ -101,13 +101,14 @@ def linformer_attention_backward(dout, q, k, v, e, f):
     """
     x = _mix(q, k, v, e, f)
     d = attention_backward(dout, x.q, x.keys, x.values)
-    full = {
-        "dq": (d.dq, q),
-        "dk": (x.e.swapaxes(-1, -2) @ d.dk, k),
-        "dv": (x.f.swapaxes(-1, -2) @ d.dv, v),
-        "de": (d.dk @ x.k.swapaxes(-1, -2), e),
-        "df": (d.dv @ x.v.swapaxes(-1, -2), f),
-    }
+    with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
+        full = {
+            "dq": (d.dq, q),
+            "dk": (x.e.swapaxes(-1, -2) @ d.dk, k),
+            "dv": (x.f.swapaxes(-1, -2) @ d.dv, v),
+            "de": (d.dk @ x.k.swapaxes(-1, -2), e),
+            "df": (d.dv @ x.v.swapaxes(-1, -2), f),
+        }
     given = {name: (gradient, np.asarray(argument)) for name, (gradient, argument) in full.items()}
     return Grads(**{name: sum_to(gradient, a.shape).astype(a.dtype, copy=False) for name, (gradient, a) in given.items()})
 
@@ -125,6 +126,7 @@ class Mixed(NamedTuple):
     dtype: np.dtype                   # of the result
 
 
+@np.errstate(invalid="ignore", over="ignore")                                      # NaN and inf that are given go through
 def _mix(q, k, v, e, f):
     prepare(q, k, v)                                                               # refuses shapes that do not fit
     q, k, v, e, f = (floats(name, a) for name, a in zip("qkvef", (q, k, v, e, f), strict=True))

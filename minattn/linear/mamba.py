@@ -180,7 +180,7 @@ def selective_scan(x, delta, a, b, c, *, d=None, z=None, form="sequential", disc
     array([1. , 1. , 4.5])
     """
     s = prepare(x, delta, a, b, c, d, z, discretization, state)
-    if form not in FORMS:
+    if form not in [*FORMS]:
         raise OptionError(f"form is {form!r}; it must be one of {', '.join(map(repr, FORMS))}")
     compute = kernel(s, form, backend) or FORMS[form]
     with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
@@ -206,7 +206,8 @@ def prepare(x, delta, a, b, c, d, z, discretization, state):
     """Check the arguments of `selective_scan` and bring them into the form of `Scan`."""
     given = {"x": (x, "NE"), "delta": (delta, "NE"), "z": (z, "NE"), "a": (a, "En"), "b": (b, "Nn"), "c": (c, "Nn"),
              "d": (d, "E"), "state": (state, "En")}  # fmt: skip
-    arrays = {name: floats(name, array) for name, (array, _) in given.items() if array is not None}
+    optional = "z", "d", "state"
+    arrays = {name: floats(name, array) for name, (array, _) in given.items() if array is not None or name not in optional}
     for name in ("x", "a"):
         if arrays[name].ndim < 2 or 0 in arrays[name].shape[-1:]:
             axes = ", ".join(given[name][1])

@@ -20,7 +20,7 @@ import numpy as np
 from ..core.errors import OptionError, ShapeError
 from ..core.pointwise import rms_norm, silu, softplus
 from ..core.projection import merge_heads, split_heads
-from ..core.shapes import count, floats, working_type
+from ..core.shapes import count, floats, number, working_type
 from .convolution import causal_convolution
 from .mamba import fit
 from .ssd import ssd
@@ -107,19 +107,20 @@ def mamba2_block(x, weights, *, groups=1, eps=1e-5, form="chunked", chunk=64, st
     (True, (3, 32), (4, 5, 3))
     """
     x, w, dtype = _check(x, weights, groups, state)
-    F, H = len(w.norm_weight), len(w.a_log)
+    F, H, eps = len(w.norm_weight), len(w.a_log), number("eps", eps, 0)
     last, memory = (None, None) if state is None else state
 
-    z, u, r = np.split(x @ w.w_in, [F, w.w_in.shape[1] - H], axis=-1)
-    u, last = causal_convolution(u, w.w_conv, w.b_conv, last)
-    u, b, c = np.split(silu(u), [F, (F + u.shape[-1]) // 2], axis=-1)
-    delta = softplus(r + w.b_delta).swapaxes(-1, -2)                               # (..., H, N)
-    u, b, c = split_heads(u, H), split_heads(b, groups), split_heads(c, groups)
-    y, memory = ssd(u, delta, -np.exp(w.a_log), b, c, d=w.d, form=form, chunk=chunk, state=memory, return_state=True,
-                    backend=backend)  # fmt: skip
-    gated = split_heads(merge_heads(y) * silu(z), groups)                          # (..., G, N, F / G)
-    normed = merge_heads(rms_norm(gated, 1, eps)) * w.norm_weight
-    out = (normed @ w.w_out).astype(dtype, copy=False)
+    with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
+        z, u, r = np.split(x @ w.w_in, [F, w.w_in.shape[1] - H], axis=-1)
+        u, last = causal_convolution(u, w.w_conv, w.b_conv, last)
+        u, b, c = np.split(silu(u), [F, (F + u.shape[-1]) // 2], axis=-1)
+        delta = softplus(r + w.b_delta).swapaxes(-1, -2)                               # (..., H, N)
+        u, b, c = split_heads(u, H), split_heads(b, groups), split_heads(c, groups)
+        y, memory = ssd(u, delta, -np.exp(w.a_log), b, c, d=w.d, form=form, chunk=chunk, state=memory, return_state=True,
+                        backend=backend)  # fmt: skip
+        gated = split_heads(merge_heads(y) * silu(z), groups)                          # (..., G, N, F / G)
+        normed = merge_heads(rms_norm(gated, 1, eps)) * w.norm_weight
+        out = (normed @ w.w_out).astype(dtype, copy=False)
     return (out, Mamba2State(last, memory)) if return_state else out
 
 

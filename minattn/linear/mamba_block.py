@@ -107,14 +107,15 @@ def mamba_block(x, weights, *, form="sequential", discretization="euler", state=
     rank, size = w.w_delta.shape[0], w.a_log.shape[1]
     last, memory = (None, None) if state is None else state
 
-    u, z = np.split(x @ w.w_in, 2, axis=-1)
-    u, last = causal_convolution(u, w.w_conv, w.b_conv, last)
-    u = silu(u)
-    r, b, c = np.split(u @ w.w_x, [rank, rank + size], axis=-1)
-    delta = softplus(r @ w.w_delta + w.b_delta)
-    y, memory = selective_scan(u, delta, -np.exp(w.a_log), b, c, d=w.d, z=z, form=form, discretization=discretization,
-                               state=memory, return_state=True, backend=backend)  # fmt: skip
-    out = (y @ w.w_out).astype(dtype, copy=False)
+    with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
+        u, z = np.split(x @ w.w_in, 2, axis=-1)
+        u, last = causal_convolution(u, w.w_conv, w.b_conv, last)
+        u = silu(u)
+        r, b, c = np.split(u @ w.w_x, [rank, rank + size], axis=-1)
+        delta = softplus(r @ w.w_delta + w.b_delta)
+        y, memory = selective_scan(u, delta, -np.exp(w.a_log), b, c, d=w.d, z=z, form=form, discretization=discretization,
+                                   state=memory, return_state=True, backend=backend)  # fmt: skip
+        out = (y @ w.w_out).astype(dtype, copy=False)
     return (out, MambaState(last, memory)) if return_state else out
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from ..core import inputs as pairwise
 from ..core.errors import OptionError, ShapeError
 from ..core.projection import repeat_kv
-from ..core.shapes import common_type, floats, sum_to, working_type
+from ..core.shapes import as_array, common_type, floats, sum_to, working_type
 from .backward import recurrence_backward
 from .features import directions, exponents, random_projection, through_features
 from .inputs import prepare
@@ -201,7 +201,7 @@ def _lift(q, k, v, features, kind, orthogonal, seed, causal, state):
 
 def _drawn(features, D, orthogonal, seed):
     """The directions: the caller's own, or as many as asked for."""
-    if np.ndim(features) == 0:
+    if as_array("features", features).ndim == 0:
         return random_projection(features, D, orthogonal=orthogonal, seed=seed)
     if seed is not None:
         raise OptionError(f"seed = {seed} with directions given as features; a seed is for drawing them")

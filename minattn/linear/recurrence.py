@@ -139,7 +139,7 @@ FORMS = {"recurrent": lambda x, chunk: recurrent(x), "chunked": chunked}
 
 def run(x: Inputs, form, chunk, return_state, forms=FORMS, *, backend):
     """The form by its name, and its results with the caller's axes."""
-    if form not in forms:
+    if form not in [*forms]:
         raise OptionError(f"form is {form!r}; it must be one of {', '.join(map(repr, forms))}")
     chunk, compiled = count("chunk", chunk, 1), kernels(x, form, backend)
     with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through

@@ -21,7 +21,7 @@ from ..core.errors import OptionError, ShapeError
 from ..core.pointwise import head_norm, silu
 from ..core.projection import merge_heads, project_qkv, split_heads
 from ..core.rope import rope
-from ..core.shapes import count, floats
+from ..core.shapes import count, floats, number, working_type
 from .retention import retention
 
 
@@ -70,6 +70,7 @@ def retnet_block(x, weights, *, heads, log_decay=None, theta=10_000.0, eps=1e-6,
     ----------
     x : array, (..., N, E)
     weights : RetNetWeights
+        Taken to the type of x.
     heads : int
         H.
     log_decay : array, (H,), optional
@@ -100,7 +101,7 @@ def retnet_block(x, weights, *, heads, log_decay=None, theta=10_000.0, eps=1e-6,
     ShapeError
         If the weights do not fit x, the heads or each other.
     OptionError
-        If D is odd, or the state is no RetNetState; and whatever `retention` raises.
+        If D is odd, or weights or state are of another kind; and whatever `retention` raises.
 
     References
     ----------
@@ -117,31 +118,31 @@ def retnet_block(x, weights, *, heads, log_decay=None, theta=10_000.0, eps=1e-6,
     >>> np.allclose(np.concatenate([first, later]), whole), state.memory.shape, state.position
     (True, (2, 4, 8), 6)
     """
-    x, weights, heads = floats("x", x), RetNetWeights(*weights), count("heads", heads, 1)
-    state = _given(state)
-    q, k, v = (split_heads(a, heads) for a in project_qkv(x, weights.w_q, weights.w_k, weights.w_v))
-    _check_gate(weights)
+    x, w, state, dtype = _check(x, weights, state)
+    heads, eps = count("heads", heads, 1), number("eps", eps, 0)
     at = state.position + np.arange(x.shape[-2])
-    q, k = (rope(a, at, layout="interleaved", theta=theta) for a in (q, k / q.shape[-1] ** 0.5))
     decay = multiscale_decay(heads) if log_decay is None else log_decay
-    read, memory = retention(q, k, v, log_decay=decay, form=form, chunk=chunk, state=state.memory, return_state=True,
-                             backend=backend)  # fmt: skip
-    out = (silu(x @ weights.w_g) * merge_heads(head_norm(read, eps))) @ weights.w_o
+    with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
+        q, k, v = (split_heads(a, heads) for a in project_qkv(x, w.w_q, w.w_k, w.w_v))
+        q, k = (rope(a, at, layout="interleaved", theta=theta) for a in (q, k / max(q.shape[-1], 1) ** 0.5))
+        read, memory = retention(q, k, v, log_decay=decay, form=form, chunk=chunk, state=state.memory, return_state=True,
+                                 backend=backend)  # fmt: skip
+        out = ((silu(x @ w.w_g) * merge_heads(head_norm(read, eps))) @ w.w_o).astype(dtype, copy=False)
     return (out, RetNetState(memory, state.position + x.shape[-2])) if return_state else out
 
 
-def _given(state):
-    if state is None:
-        return RetNetState(None, 0)
-    if not isinstance(state, RetNetState):
+def _check(x, weights, state):
+    """x and the weights in the type to compute in, and the state; project_qkv looks at the weights before retention."""
+    x = floats("x", x)
+    if not isinstance(weights, RetNetWeights):
+        raise OptionError(f"weights is {type(weights).__name__}; it must be RetNetWeights")
+    if state is not None and not isinstance(state, RetNetState):
         raise OptionError(f"state is {type(state).__name__}; it must be the RetNetState that an earlier call returned")
-    return state
-
-
-def _check_gate(weights):
-    """The weights behind retention; those before it are checked where they are used."""
-    w_v, w_g, w_o = (np.shape(w) for w in weights[2:])
-    if w_g != w_v:
-        raise ShapeError(f"w_g is {w_g} but w_v is {w_v}; the gate has one number for each that is read, (E, H * Dv)")
-    if len(w_o) != 2 or w_o[0] != w_v[1]:
-        raise ShapeError(f"w_o is {w_o} but w_v is {w_v}; it must be (H * Dv, E_out) with H * Dv = {w_v[1]}")
+    w = RetNetWeights(*(floats(name, a).astype(working_type(x.dtype), copy=False) for name, a in weights._asdict().items()))
+    state = RetNetState(None, 0) if state is None else state._replace(position=count("state.position", state.position, 0))
+    if w.w_g.shape != w.w_v.shape:
+        raise ShapeError(f"w_g is {w.w_g.shape} but w_v is {w.w_v.shape}; the gate has one number for each that is read, "
+                         "(E, H * Dv)")  # fmt: skip
+    if w.w_o.ndim != 2 or w.w_o.shape[:1] != w.w_v.shape[1:]:
+        raise ShapeError(f"w_o is {w.w_o.shape} but w_v is {w.w_v.shape}; it must be (H * Dv, E_out), with the H * Dv of w_v")
+    return x.astype(working_type(x.dtype), copy=False), w, state, x.dtype

@@ -106,7 +106,8 @@ def rwkv7_backward(dout, r, log_w, k, v, kappa, a, *, chunk=64, state=None, dsta
     """
     x = _inputs(r, log_w, k, v, kappa, a, state)
     d, direction, rate = gradients(x, dout, dstate, chunk, backend=backend), x.rows["kappa"], x.rows["a"]
-    dkappa, drate = d.b - rate * d.a, -direction * d.a                             # a = -rate * direction, b = direction
+    with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
+        dkappa, drate = d.b - rate * d.a, -direction * d.a                             # a = -rate * direction, b = direction
     return Grads(
         x.gradient(d.q, r), decay_gradient(x, d.g, log_w), x.gradient(d.k, k), x.gradient(d.v, v),
         x.gradient(dkappa, kappa), x.gradient(drate, a), x.gradient(d.state, state),

@@ -20,14 +20,14 @@ the shift, and the state of each head. Of layer 0's v and its own, nu leads from
 that the authors released.
 """
 from math import exp
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..core.errors import OptionError, ShapeError
 from ..core.pointwise import head_norm, sigmoid
 from ..core.projection import merge_heads, split_heads
-from ..core.shapes import floats
+from ..core.shapes import floats, number, working_type
 from .rwkv7 import rwkv7
 
 
@@ -108,6 +108,7 @@ def rwkv7_block(x, weights, *, value=None, eps=64e-5, form="chunked", chunk=64, 
     ----------
     x : array, (..., N, E)
     weights : RWKV7Weights
+        Taken to the type of x.
     value : array, (..., N, E), optional
         The values that layer 0 returned for the same tokens; only in later layers, which need it.
     eps : float
@@ -149,29 +150,30 @@ def rwkv7_block(x, weights, *, value=None, eps=64e-5, form="chunked", chunk=64, 
     >>> np.allclose(np.concatenate([part, rest]), out), deep.shape, state.memory.shape
     (True, (9, 8), (2, 4, 4))
     """
-    x, value, state = _check(x, weights, value, state)
+    x, weights, value, state, dtype = _check(x, weights, value, state)
+    eps = number("eps", eps, 0)
     H, (lead, E) = np.shape(weights.rho)[0], (x.shape[:-2], x.shape[-1])
     last = np.zeros((*lead, E), x.dtype) if state is None else state.last
+    with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
+        before = np.concatenate([last[..., None, :], x[..., :-1, :]], axis=-2)[..., :x.shape[-2], :]
+        at = Shift(*(x + mu * (before - x) for mu in weights.shift))                  # what each part sees of two tokens
+        r, k, v = at.r @ weights.w_r, at.k @ weights.w_k, at.v @ weights.w_v
+        log_w = -exp(-0.5) * sigmoid(weights.decay(at.w, np.tanh))
+        a, g = sigmoid(weights.rate(at.a)), weights.gate(at.g, sigmoid)
+        if weights.residual is None:
+            value = v
+        else:
+            v = v + sigmoid(weights.residual(at.v)) * (value - v)
+        removed, written = k * weights.xi, k * (1 + weights.alpha * (a - 1))
 
-    before = np.concatenate([last[..., None, :], x[..., :-1, :]], axis=-2)[..., :x.shape[-2], :]
-    at = Shift(*(x + mu * (before - x) for mu in weights.shift))                  # what each part sees of two tokens
-    r, k, v = at.r @ weights.w_r, at.k @ weights.w_k, at.v @ weights.w_v
-    log_w = -exp(-0.5) * sigmoid(weights.decay(at.w, np.tanh))
-    a, g = sigmoid(weights.rate(at.a)), weights.gate(at.g, sigmoid)
-    if weights.residual is None:
-        value = v
-    else:
-        v = v + sigmoid(weights.residual(at.v)) * (value - v)
-    removed, written = k * weights.xi, k * (1 + weights.alpha * (a - 1))
-
-    r, log_w, written, v, removed, a = (split_heads(part, H) for part in (r, log_w, written, v, removed, a))
-    kappa = removed / np.maximum(np.linalg.norm(removed, axis=-1, keepdims=True), 1e-12)
-    read, memory = rwkv7(r, log_w, written, v, kappa, a, form=form, chunk=chunk, return_state=True,
-                         state=None if state is None else state.memory, backend=backend)  # fmt: skip
-    bonus = (r * written * weights.rho[:, None]).sum(axis=-1, keepdims=True) * v
-    normed = merge_heads(head_norm(read, eps)) * weights.norm_weight + weights.norm_bias
-    out = ((normed + merge_heads(bonus)) * g) @ weights.w_o
-    end = x[..., -1, :] if x.shape[-2] else last
+        r, log_w, written, v, removed, a = (split_heads(part, H) for part in (r, log_w, written, v, removed, a))
+        kappa = removed / np.maximum(np.linalg.norm(removed, axis=-1, keepdims=True), 1e-12)
+        read, memory = rwkv7(r, log_w, written, v, kappa, a, form=form, chunk=chunk, return_state=True,
+                             state=None if state is None else state.memory, backend=backend)  # fmt: skip
+        bonus = (r * written * weights.rho[:, None]).sum(axis=-1, keepdims=True) * v
+        normed = merge_heads(head_norm(read, eps)) * weights.norm_weight + weights.norm_bias
+        out = (((normed + merge_heads(bonus)) * g) @ weights.w_o).astype(dtype, copy=False)
+    value, end = value.astype(dtype, copy=False), x[..., -1, :] if x.shape[-2] else last
     return (out, value, RWKV7State(end.copy(), memory)) if return_state else (out, value)
 
 
@@ -180,6 +182,7 @@ def _check(x, weights, value, state):
     x = floats("x", x)
     if not isinstance(weights, RWKV7Weights):
         raise OptionError(f"weights is {type(weights).__name__}; it must be RWKV7Weights")
+    weights = _taken("weights", weights, working_type(x.dtype))
     rho = np.shape(weights.rho)
     if x.ndim < 2 or len(rho) != 2 or x.shape[-1] != rho[0] * rho[1]:
         raise ShapeError(f"x is {x.shape} and rho {rho}; they must be (..., N, E) and (H, D) with E = H D")
@@ -205,6 +208,17 @@ def _check(x, weights, value, state):
         raise ShapeError(f"value is {np.shape(value)} but x is {x.shape}; it must be what layer 0 returned for these tokens")
     if state is not None and not isinstance(state, RWKV7State):
         raise OptionError(f"state is {type(state).__name__}; it must be the RWKV7State that an earlier call returned")
-    if state is not None and np.shape(state.last) != (*x.shape[:-2], E):
+    if state is not None:
+        state = state._replace(last=floats("state.last", state.last).astype(weights.rho.dtype, copy=False))
+    if state is not None and state.last.shape != (*x.shape[:-2], E):
         raise ShapeError(f"state.last is {np.shape(state.last)} but x is {x.shape}; it must be (..., E), one token of each row")
-    return x, None if value is None else floats("value", value), state
+    return x.astype(weights.rho.dtype, copy=False), weights, None if value is None else floats("value", value), state, x.dtype
+
+
+def _taken(name, weights: Any, dtype):
+    """Weights within weights, all of them arrays of one type; None stays None."""
+    if weights is None:
+        return None
+    if hasattr(weights, "_asdict"):
+        return weights._replace(**{field: _taken(f"{name}.{field}", w, dtype) for field, w in weights._asdict().items()})
+    return floats(name, weights).astype(dtype, copy=False)

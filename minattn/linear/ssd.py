@@ -25,7 +25,7 @@ import numpy as np
 from ..core.errors import ShapeError
 from ..core.projection import repeat_kv
 from ..core.reference import product
-from ..core.shapes import common_type, floats, sum_to, working_type
+from ..core.shapes import broadcast_lead, common_type, floats, sum_to, working_type
 from .backward import recurrence_backward
 from .inputs import Inputs, prepare
 from .mamba import check_times, fit, log_decays
@@ -135,7 +135,8 @@ def ssd(x, delta, a, b, c, *, d=None, form="chunked", chunk=64, state=None, retu
     inputs = prepare(s.q, s.k, s.v, log_decay=s.g, state=state)
     result = run(inputs, form, chunk, return_state, FORMS | {"quadratic": lambda x, chunk: quadratic(x)}, backend=backend)
     out, *end = result if return_state else (result,)
-    out = (out if d is None else out + s.d * s.x).astype(s.dtype, copy=False)
+    with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
+        out = (out if d is None else out + s.d * s.x).astype(s.dtype, copy=False)
     return (out, *end) if return_state else out
 
 
@@ -184,10 +185,11 @@ def ssd_backward(dout, x, delta, a, b, c, *, d=None, chunk=64, state=None, dstat
                                 backend=backend)  # fmt: skip
     dout, dv, dg = np.asarray(dout, s.x.dtype), grads.dv, grads.dlog_decay
     rate = np.where(np.isinf(s.a), 0, s.a)                                         # exp(-inf) has no slope
-    dx = sum_to(s.delta[..., None] * dv, s.x.shape) + sum_to(s.d * dout, s.x.shape)
-    ddelta = sum_to((dv * s.x).sum(axis=-1) + dg * rate, s.delta.shape)
-    da, dd = sum_to(s.delta * dg, s.a.shape), sum_to(dout * s.x, s.d.shape)
-    db, dc = (a.reshape(*a.shape[:-3], -1, s.share, *a.shape[-2:]).sum(axis=-3) for a in (grads.dk, grads.dq))
+    with np.errstate(invalid="ignore", over="ignore"):                             # NaN and inf that are given go through
+        dx = sum_to(s.delta[..., None] * dv, s.x.shape) + sum_to(s.d * dout, s.x.shape)
+        ddelta = sum_to((dv * s.x).sum(axis=-1) + dg * rate, s.delta.shape)
+        da, dd = sum_to(s.delta * dg, s.a.shape), sum_to(dout * s.x, s.d.shape)
+        db, dc = (a.reshape(*a.shape[:-3], -1, s.share, *a.shape[-2:]).sum(axis=-3) for a in (grads.dk, grads.dq))
     found = (dx, x), (ddelta, delta), (da, a), (db, b), (dc, c), (dd, d), (grads.dstate, state)
     return Grads(*(_as_given(grad, argument) for grad, argument in found))
 
@@ -212,10 +214,11 @@ class Arguments(NamedTuple):
     dtype: np.dtype                   # of the output
 
 
+@np.errstate(invalid="ignore", over="ignore")                                      # NaN and inf that are given go through
 def _inputs(x, delta, a, b, c, d, state):
     """Check what `ssd` is given, in its own letters, and make of it what `recurrence` takes."""
     given = {"x": x, "delta": delta, "a": a, "b": b, "c": c, "d": d, "state": state}
-    arrays = {name: floats(name, array) for name, array in given.items() if array is not None}
+    arrays = {name: floats(name, array) for name, array in given.items() if array is not None or name not in ("d", "state")}
     head, group = ([], []) if arrays["x"].ndim == 2 else (["H"], ["G"])
     letters = {"x": [*head, "N", "Dv"], "delta": [*head, "N"], "a": head, "b": [*group, "N", "D"], "c": [*group, "N", "D"],
                "d": head, "state": [*head, "D", "Dv"]}  # fmt: skip
@@ -233,6 +236,7 @@ def _inputs(x, delta, a, b, c, d, state):
     if not H or not G or H % G:
         raise ShapeError(f"x has H = {H} heads and b has G = {G}; H must be a multiple of G")
     check_times(arrays["delta"], arrays["a"])
+    broadcast_lead(**{name: arrays[name].shape[: arrays[name].ndim - len(letters[name])] for name in ("x", "delta", "b", "c")})
 
     dtype = common_type(**{name: arrays[name] for name in ("x", "delta", "b", "c")})
     x, delta, a, b, c = (arrays[name].astype(working_type(dtype), copy=False) for name in ("x", "delta", "a", "b", "c"))

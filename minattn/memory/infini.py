@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..attention import attention
-from ..core.errors import ShapeError
+from ..core.errors import OptionError, ShapeError
 from ..core.inputs import prepare
 from ..core.pointwise import sigmoid
 from ..core.shapes import common_type, count, floats, working_type
@@ -72,7 +72,7 @@ def infini_attention(q, k, v, *, gate, segment, delta=True, state=None, return_s
     ShapeError
         If an axis disagrees, gate is not (H,), or the state is of other sizes or holds a whole segment.
     OptionError
-        If segment is below 1.
+        If segment is below 1, or the state is no InfiniState.
 
     References
     ----------
@@ -99,16 +99,21 @@ def infini_attention(q, k, v, *, gate, segment, delta=True, state=None, return_s
     gate = floats("gate", gate)
     if gate.shape != (H,):
         raise ShapeError(f"gate is {gate.shape} but q has H = {H}; it must be (H,), one number a head")
+    if q.ndim > 2:                                                                # rows that share q, or k and v, may bring one
+        held = np.broadcast_shapes(k.shape[:-3], v.shape[:-3])
+        q = np.broadcast_to(q, (*x.lead, *q.shape[-3:]))
+        k, v = (np.broadcast_to(a, (*held, *a.shape[-3:])) for a in (k, v))
     share = sigmoid(gate.astype(q.dtype))[:, None, None] if q.ndim > 2 else sigmoid(gate.astype(q.dtype))
     state, out, start = opened(state, k, v, segment), np.empty((*x.lead, *q.shape[-3:-1], v.shape[-1]), q.dtype), 0
     while start < N:
         stop = min(N, start + segment - state.k.shape[-2])                        # as far as the open segment goes
         here = np.s_[..., start:stop, :]
         keys, values = (np.concatenate([old, new[here]], axis=-2) for old, new in ((state.k, k), (state.v, v)))
-        out[here] = (1 - share) * attention(q[here], keys, values, causal=True) + share * read(q[here], state)
-        state = state._replace(k=keys, v=values)
-        if keys.shape[-2] == segment:
-            state = written(state, delta)
+        with np.errstate(invalid="ignore", over="ignore"):                         # NaN and inf that are given go through
+            out[here] = (1 - share) * attention(q[here], keys, values, causal=True) + share * read(q[here], state)
+            state = state._replace(k=keys, v=values)
+            if keys.shape[-2] == segment:
+                state = written(state, delta)
         start = stop
     out = out.astype(dtype, copy=False)
     return (out, state) if return_state else out
@@ -120,6 +125,8 @@ def opened(state, k, v, segment):
     if state is None:
         return InfiniState(np.zeros((*lead, D, Dv), k.dtype), np.zeros((*lead, D), k.dtype),
                            np.zeros((*lead, 0, D), k.dtype), np.zeros((*lead, 0, Dv), k.dtype))  # fmt: skip
+    if not isinstance(state, InfiniState):
+        raise OptionError(f"state is {type(state).__name__}; it must be the InfiniState that an earlier call returned")
     state = InfiniState(*(floats(f"state.{name}", a) for name, a in zip(InfiniState._fields, state, strict=True)))
     tokens = state.k.shape[-2] if state.k.ndim > 1 else 0
     wanted = (*lead, D, Dv), (*lead, D), (*lead, tokens, D), (*lead, tokens, Dv)

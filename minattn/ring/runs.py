@@ -67,6 +67,7 @@ def visit(outs, queries, block, options):
     return outs, computed
 
 
+@np.errstate(invalid="ignore", over="ignore")                                      # NaN and inf that are given go through
 def visit_backward(douts, outs, queries, block, options, dqs, dblock):
     """Add what these queries and a block give: to dqs, an array a run of queries, and to dblock, (dk, dv) a run of keys.
 

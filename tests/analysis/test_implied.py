@@ -288,3 +288,10 @@ def test_bad_input():
         ma.implied_weights(lambda v: v[..., :3], v)
     with pytest.raises(ma.errors.DtypeError, match="v is int64"):
         ma.implied_weights(ma.linear_attention, q, k, np.ones((2, 6, 4), int))
+
+
+def test_channels_of_grouped_heads(close):
+    q, k, v = (np.random.default_rng(0).standard_normal((2, heads, 7, width)) for heads, width in ((4, 3), (2, 3), (2, 5)))
+    each = ma.implied_weights(ma.linear_attention, q, k, v, per_channel=True)
+    want = ma.implied_weights(ma.linear_attention, q, k, v)
+    close(each, np.repeat(want[:, :, None], 5, axis=2), 1e-12)

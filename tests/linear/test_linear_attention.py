@@ -158,6 +158,7 @@ def test_16_bit_and_one_head(drawn, close):
     ({"feature_map": lambda x: x if x.shape[1] == 6 else x[..., :2]}, ma.errors.ShapeError, "k has D = 2 but q has D = 4"),
     ({"causal": False, "return_state": True}, ma.errors.OptionError, "a state without causal=True"),
     ({"causal": False, "form": "fast"}, ma.errors.OptionError, "form is 'fast'"),
+    ({"feature_map": ["elu"]}, ma.errors.OptionError, r"feature_map is \['elu'\]"),
     ({"form": "fast"}, ma.errors.OptionError, "form is 'fast'; it must be one of 'recurrent', 'chunked', 'parallel'"),
     ({"state": np.ones((2, 3, 4, 3))}, ma.errors.ShapeError, "normalize=True adds a column"),
 ], ids=str)  # fmt: skip

@@ -261,6 +261,9 @@ REFUSED = [
     ("x", lambda a: a[0, 0], ma.errors.ShapeError, r"x is \(4,\); it must be \(..., N, E\)"),
     ("x", lambda a: a.astype(int), ma.errors.DtypeError, "x is int64"),
     ("state", lambda a: a.swapaxes(1, 2), ma.errors.ShapeError, r"state is \(B=2, E=3, n=4\); it must be \(..., E=4, n=3\)"),
+    ("x", lambda a: None, ma.errors.DtypeError, "x is object"),
+    ("delta", lambda a: None, ma.errors.DtypeError, "delta is object"),
+    ("form", lambda a: {}, ma.errors.OptionError, "form is {}"),
     ("form", lambda a: "chunked", ma.errors.OptionError, "form is 'chunked'; it must be one of 'sequential', 'associative'"),
     ("discretization", lambda a: "bilinear", ma.errors.OptionError, "discretization is 'bilinear'"),
 ]

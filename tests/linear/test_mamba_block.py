@@ -165,6 +165,7 @@ def test_what_else_is_refused(which):
         (ma.errors.DtypeError, "x is int64", {"x": x.astype(int)}),
         (ma.errors.OptionError, "weights is tuple; it must be Mamba", {"x": x, "weights": tuple(weights)}),
         (ma.errors.OptionError, "state is tuple; it must be the Mamba", {"x": x, "state": tuple(state)}),
+        (ma.errors.DtypeError, "state is int64", {"x": x, "state": state._replace(last=state.last.astype(int))}),
         (ma.errors.ShapeError, "the convolution's state is", {"x": x[0], "state": state}),
         (ma.errors.ShapeError, "state is", {"x": x, "state": state._replace(memory=state.memory[..., :1])}),
         (ma.errors.OptionError, "form is 'parallel'", {"x": x, "form": "parallel"}),
@@ -232,3 +233,10 @@ def test_equals_transformers_mamba2(need, close, N, heads, groups, size, chunk, 
     for form in ("chunked", "recurrent", "quadratic"):
         got = ma.mamba2_block(x.numpy(), weights, groups=groups, eps=config.layer_norm_epsilon, form=form, chunk=24)
         close(got, want, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(("eps", "says"), [(-1, "eps = -1.0; it must be at least 0"), (None, "eps is None")])
+def test_an_eps_that_no_norm_takes_is_refused(eps, says):
+    x, weights, _ = drawn("mamba2", 7, 5)
+    with pytest.raises(ma.errors.OptionError, match=says):
+        ma.mamba2_block(x, weights, groups=2, eps=eps)

@@ -174,6 +174,7 @@ def test_a_draw_is_the_directions_that_it_stands_for(drawn):
     ({"features": np.ones((6, 5)), "seed": None}, ma.errors.ShapeError, r"features is \(m=6, D=5\) but q is "),
     ({"features": np.ones((6, 4)), "seed": 1}, ma.errors.OptionError, "a seed is for drawing them"),
     ({"features": 6, "seed": None}, ma.errors.OptionError, "seed is None; it must be an integer"),
+    ({"features": [[1.0], [1.0, 2.0]]}, ma.errors.ShapeError, "features: rows of unequal length"),
     ({"features": 0}, ma.errors.OptionError, "features = 0; it must be at least 1"),
     ({"kind": "gauss"}, ma.errors.OptionError, "kind is 'gauss'; it must be one of 'positive', 'trigonometric', 'hyperbolic'"),
     ({"form": "fast"}, ma.errors.OptionError, "form is 'fast'"),

@@ -208,6 +208,9 @@ REFUSED = [
     ({"chunk": 2.5}, ma.errors.OptionError, "chunk is 2.5"),
     ({"form": "parallel"}, ma.errors.OptionError, "form is 'parallel'; it must be one of 'recurrent', 'chunked'"),
     ({"scale": np.inf}, ma.errors.OptionError, "scale = inf"),
+    ({"k": 0.5}, ma.errors.ShapeError, r"k has 0 axes .*it must be \(..., G, N, D\)"),
+    ({"v": np.ones(6)}, ma.errors.ShapeError, "v has 1 axes"),
+    ({"form": ["chunked"]}, ma.errors.OptionError, r"form is \['chunked'\]"),
 ]
 
 
@@ -215,3 +218,24 @@ REFUSED = [
 def test_what_is_refused(change, error, says):
     with pytest.raises(error, match=says):
         ma.recurrence(**(X | change))
+
+
+@pytest.mark.parametrize("form", ["recurrent", "chunked"])
+def test_an_erase_with_one_number_for_all_channels(tokens, close, form):
+    (q, k, v), _ = (list(given.values()) for given in tokens(20, 7))
+    a, b = np.random.default_rng(21).uniform(0, 0.2, (2, *k.shape[:-1], 1))
+    want, end = ma.recurrence(q, k, v, erase=(a + 0 * k, b + 0 * k), form=form, chunk=3, return_state=True)
+    got, last = ma.recurrence(q, k, v, erase=(a, b), form=form, chunk=3, return_state=True)
+    close(got, want, 1e-12)
+    close(last, end, 1e-12)
+    full = ma.recurrence_backward(want, q, k, v, erase=(a + 0 * k, b + 0 * k), chunk=3)
+    narrow = ma.recurrence_backward(want, q, k, v, erase=(a, b), chunk=3)
+    for found, each in zip(narrow.derase, full.derase, strict=True):
+        close(found, each.sum(axis=-1, keepdims=True), 1e-10)
+
+
+def test_the_byte_order_changes_no_digit(tokens):
+    given, _ = tokens(22, 9)
+    swapped = {name: a.astype(">f8") for name, a in given.items()}
+    np.testing.assert_array_equal(ma.recurrence(**swapped, backend="numpy"), ma.recurrence(**given, backend="numpy"))
+    np.testing.assert_array_equal(*(ma.random_features(x["q"], x["k"][0, 0]) for x in (swapped, given)))

@@ -1,4 +1,6 @@
 """Gradients of the recurrence against finite differences, over every setting, and what they have the shape of."""
+import warnings
+
 import numpy as np
 import pytest
 
@@ -111,3 +113,20 @@ def test_what_is_refused(tokens):
         ma.recurrence_backward(np.ones((2, 6, 5, 4)), **given, **options, dstate=np.ones((2, 3, 5, 5)))
     with pytest.raises(ma.errors.OptionError, match="chunk = 0"):
         ma.recurrence_backward(np.ones((2, 6, 5, 4)), **given, chunk=0)
+
+
+def test_infinities_pass_the_gradients_without_a_warning(tokens):
+    (q, k, v), _ = (list(given.values()) for given in tokens(7, 5))
+    beta, x, dout = np.full(k.shape[:-1], 0.5), np.ones((2, 6, 5, 4)), np.ones((2, 6, 5, 4))
+    dout[:, :, 2, 1] = np.inf
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = [
+            ma.delta_rule_backward(dout, q, k, v, beta=beta),
+            ma.retention_backward(dout, q, k, v, log_decay=-np.ones(3)),
+            ma.rwkv7_backward(dout[:, :3], k, -abs(k), k, v, k, abs(k)),
+            ma.ssd_backward(dout, x, x[..., 0], -np.ones(6), k, k),
+            ma.linear_attention_backward(dout, q, k, v, causal=False),
+            ma.linformer_attention_backward(dout, q, k, v, np.ones((2, 5)), np.ones((2, 5))),
+        ]
+    assert not any(np.isfinite(grads[0]).all() for grads in made)

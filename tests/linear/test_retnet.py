@@ -116,6 +116,10 @@ def test_later_tokens_never_reach_back():
     ({"w_q": np.ones((7, E))}, ma.errors.ShapeError, r"w_q is \(7, 12\)"),
     ({"backend": "gpu"}, ma.errors.BackendError, "gpu"),
     ({"log_decay": np.zeros(2)}, ma.errors.ShapeError, r"log_decay is \(2,\); it must be \(G,\) = \(3,\)"),
+    ({"w_k": np.ones((E, E), int)}, ma.errors.DtypeError, "w_k is int64"),
+    ({"eps": -1}, ma.errors.OptionError, "eps = -1.0; it must be at least 0"),
+    ({"eps": None}, ma.errors.OptionError, "eps is None"),
+    ({"state": RetNetState(None, 0.5)}, ma.errors.OptionError, "state.position is 0.5"),
     ({"state": np.zeros((2, H, D, DV))}, ma.errors.OptionError, "state is ndarray; it must be the RetNetState"),
     ({"state": RetNetState(np.zeros((2, H, DV, D)), 0)}, ma.errors.ShapeError, "state is"),
 ])
@@ -125,6 +129,22 @@ def test_what_is_refused(change, error, says):
     options = {"heads": H} | {name: a for name, a in change.items() if name not in weights._fields}
     with pytest.raises(error, match=says):
         ma.retnet_block(x, weights, **options)
+
+
+def test_weights_are_refused_by_their_kind():
+    x, weights = drawn(7, 5)
+    for given in (None, 3, tuple(weights)):
+        with pytest.raises(ma.errors.OptionError, match="it must be RetNetWeights"):
+            ma.retnet_block(x, given, heads=H)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float16, 1e-2), (np.float32, 1e-4)])
+def test_the_result_has_the_type_of_x_and_the_state_at_least_float32(dtype, tolerance):
+    x, weights = drawn(8, 9)
+    want = ma.retnet_block(x.astype(dtype).astype(float), weights, heads=H)
+    got, state = ma.retnet_block(x.astype(dtype), weights, heads=H, return_state=True)
+    assert (got.dtype, state.memory.dtype) == (dtype, np.float32)
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * abs(want).max())
 
 
 @pytest.mark.slow

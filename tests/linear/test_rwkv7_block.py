@@ -136,6 +136,10 @@ OTHER = ma.RWKV7Weights.random(8, heads=2)
     ({}, {"decay": OTHER.decay}, ma.errors.ShapeError, r"decay has down \(8, 4\)"),
     ({}, {"shift": OTHER.shift}, ma.errors.ShapeError, r"shift.r is \(8,\)"),
     ({}, {"xi": np.ones((3, 4))}, ma.errors.ShapeError, r"xi is \(3, 4\)"),
+    ({}, {"w_k": np.ones((12, 12), int)}, ma.errors.DtypeError, "weights.w_k is int64"),
+    ({}, {"norm_bias": np.ones(12, complex)}, ma.errors.DtypeError, "weights.norm_bias is complex128"),
+    ({"eps": -1}, {}, ma.errors.OptionError, "eps = -1.0; it must be at least 0"),
+    ({"state": RWKV7State(np.ones((2, E), int), np.ones((2, H, D, D)))}, {}, ma.errors.DtypeError, "state.last is int64"),
     ({"value": None}, {}, ma.errors.OptionError, "no value was given"),
     ({}, {"residual": None}, ma.errors.OptionError, "a value was given"),
     ({"value": np.ones((2, 4, E))}, {}, ma.errors.ShapeError, r"value is \(2, 4, 12\) but x is \(2, 5, 12\)"),
@@ -149,6 +153,15 @@ def test_what_is_refused(options, change, error, says):
     x, weights, value = drawn(7, 5)
     with pytest.raises(error, match=says):
         ma.rwkv7_block(x, weights._replace(**change), **{"value": value} | options)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float16, 1e-2), (np.float32, 1e-4)])
+def test_the_results_have_the_type_of_x_and_the_state_at_least_float32(dtype, tolerance):
+    x, weights, _ = drawn(9, 6, first=True)
+    want, _ = ma.rwkv7_block(x.astype(dtype).astype(float), weights)
+    got, value, state = ma.rwkv7_block(x.astype(dtype), weights, return_state=True)
+    assert [a.dtype for a in (got, value, *state)] == [dtype, dtype, np.float32, np.float32]
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * abs(want).max())
 
 
 @pytest.mark.slow

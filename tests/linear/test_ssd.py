@@ -220,6 +220,8 @@ REFUSED = [
     ("x", lambda a: a.astype(int), ma.errors.DtypeError, "x is int64"),
     ("state", lambda a: a[:, :3], ma.errors.ShapeError, r"state is \(B=2, H=3, D=5, Dv=4\); it must be \(..., H=6, D=5, Dv=4\)"),
     ("form", lambda a: "parallel", ma.errors.OptionError, "form is 'parallel'; it must be one of .*'quadratic'"),
+    ("c", lambda a: None, ma.errors.DtypeError, "c is object"),
+    ("delta", lambda a: a[[0, 1, 1]], ma.errors.ShapeError, r"the axes before the heads .*x \(2,\), delta \(3,\)"),
     ("chunk", lambda a: 0, ma.errors.OptionError, "chunk = 0; it must be at least 1"),
 ]
 

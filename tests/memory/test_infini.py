@@ -96,3 +96,20 @@ def test_narrow_types_one_head_and_errors():
             ma.infini_attention(q, k, v, **fine | options)
     with pytest.raises(ma.MinattnError, match="N = 50 but k has S = 3"):
         ma.infini_attention(q, k[:, :3], v[:, :3], gate=np.zeros(1), segment=8)
+
+
+@pytest.mark.parametrize("shared", ["q", "k and v"])
+def test_rows_may_share_what_they_bring(shared):
+    q, k, v = drawn()
+    q, k, v = (q[0], k, v) if shared == "q" else (q, k[0], v[0])
+    gate, whole = np.linspace(-1, 1, 4), [np.broadcast_to(a, (2, *a.shape[-3:])) for a in (q, k, v)]
+    wanted = ma.infini_attention(*whole, gate=gate, segment=16)
+    np.testing.assert_allclose(ma.infini_attention(q, k, v, gate=gate, segment=16), wanted, atol=1e-12)
+    np.testing.assert_allclose(ma.infini_attention(q, k, v[:1] if v.ndim == 4 else v, gate=gate, segment=16),
+                               ma.infini_attention(*whole[:2], whole[2][[0, 0]], gate=gate, segment=16), atol=1e-12)
+
+
+@pytest.mark.parametrize("state", [3, (), np.ones((2, 2, 6, 5))])
+def test_only_its_own_state_is_taken(state):
+    with pytest.raises(ma.errors.OptionError, match="it must be the InfiniState"):
+        ma.infini_attention(*drawn(), gate=np.zeros(4), segment=16, state=state)
