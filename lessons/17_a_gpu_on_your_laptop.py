@@ -445,7 +445,7 @@ for name, module in {"1 naive": naive, "2 rows": rows}.items():
 
 # %% [markdown]
 # Kernel 2 launches once instead of three times, has no scores in global memory, and reads a fraction of the numbers:
-# lesson 18 counts all of it. The seconds are the simulator's, and say nothing about a GPU.
+# [lesson 18](18_the_memory_ledger.ipynb) counts all of it. The seconds are the simulator's, and say nothing about a GPU.
 #
 # ## What it costs
 #
@@ -677,5 +677,5 @@ check.warp_sum(warp_sum)
 # - Papers: Vaswani et al. 2017, [arXiv:1706.03762](https://arxiv.org/abs/1706.03762), eq (1), for kernel 1; Dao et al. 2022,
 #   [arXiv:2205.14135](https://arxiv.org/abs/2205.14135), Algorithm 1, and Dao 2023,
 #   [arXiv:2307.08691](https://arxiv.org/abs/2307.08691), for kernel 2.
-# - Next: 18 The memory ledger: what each kernel moves, and where its lanes stand in each other's
+# - Next: [18 The memory ledger](18_the_memory_ledger.ipynb): what each kernel moves, and where its lanes stand in each other's
 #   way. Choosing a mechanism: [which_when.md](which_when.md).

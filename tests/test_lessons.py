@@ -34,7 +34,7 @@ def prose(source):
 
 
 def test_the_course_is_whole():
-    assert [source.stem[:2] for source in SOURCES] == [f"{n:02}" for n in range(18)]
+    assert [source.stem[:2] for source in SOURCES] == [f"{n:02}" for n in range(19)]
     assert {path.stem for path in LESSONS.glob("*.ipynb")} == {source.stem for source in SOURCES}
 
 
