@@ -1,9 +1,6 @@
 """The backward kernels on a simulated GPU: the reference's gradients, and not one problem seen."""
 import numpy as np
 import pytest
-
-pytest.importorskip("minattn.gpu.simulator", reason="greenlet is not installed", exc_type=ImportError)
-
 from gpu_problems import CASES, drawn, expected, run, widened
 
 from minattn.core import reference

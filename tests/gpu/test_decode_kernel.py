@@ -1,9 +1,6 @@
 """The decoding kernels on a simulated GPU: splits of the keys join to what all keys give."""
 import numpy as np
 import pytest
-
-pytest.importorskip("minattn.gpu.simulator", reason="greenlet is not installed", exc_type=ImportError)
-
 from gpu_problems import CASES, drawn, expected, run
 
 from minattn.gpu.kernels import decode

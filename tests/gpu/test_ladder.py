@@ -1,9 +1,6 @@
 """Every kernel of the ladder on a simulated GPU: the reference's numbers, and not one problem seen."""
 import numpy as np
 import pytest
-
-pytest.importorskip("minattn.gpu.simulator", reason="greenlet is not installed", exc_type=ImportError)
-
 from gpu_problems import CASES, as_numbers, drawn, expected, run
 
 from minattn.gpu.kernels import block, naive, registers, rows, tensor

@@ -8,8 +8,8 @@ import pytest
 
 from minattn.core.errors import KernelError, OptionError
 from minattn.gpu.instructions import copy_16_bytes, wait_for_copies
+from minattn.gpu.simulator import simulate
 
-simulate = pytest.importorskip("minattn.gpu.simulator", reason="greenlet is not installed", exc_type=ImportError).simulate
 ORDERS = "ascending", "descending", 0, 1, 2
 cuda = None                                                           # whatever runs a kernel puts its own in its place
 f32 = np.float32
