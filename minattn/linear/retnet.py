@@ -136,6 +136,8 @@ def _check(x, weights, state):
     x = floats("x", x)
     if not isinstance(weights, RetNetWeights):
         raise OptionError(f"weights is {type(weights).__name__}; it must be RetNetWeights")
+    if x.ndim < 2:
+        raise ShapeError(f"x is {x.shape}; it must be (..., N, E)")
     if state is not None and not isinstance(state, RetNetState):
         raise OptionError(f"state is {type(state).__name__}; it must be the RetNetState that an earlier call returned")
     w = RetNetWeights(*(floats(name, a).astype(working_type(x.dtype), copy=False) for name, a in weights._asdict().items()))

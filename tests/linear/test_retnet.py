@@ -133,6 +133,9 @@ def test_what_is_refused(change, error, says):
 
 def test_weights_are_refused_by_their_kind():
     x, weights = drawn(7, 5)
+    for bare in (0.5, x[0, 0]):
+        with pytest.raises(ma.errors.ShapeError, match=r"x is .*it must be \(..., N, E\)"):
+            ma.retnet_block(bare, weights, heads=H)
     for given in (None, 3, tuple(weights)):
         with pytest.raises(ma.errors.OptionError, match="it must be RetNetWeights"):
             ma.retnet_block(x, given, heads=H)
