@@ -6,6 +6,7 @@ once takes as many as it touches. The accesses of a warp that belong together ar
 two barriers; where threads run a line unequally often that is an approximation.
 """
 from collections import Counter, defaultdict
+from itertools import zip_longest
 
 BANKS, WORD, SECTOR, WARP = 32, 4, 32, 32
 
@@ -34,8 +35,7 @@ class Ledger:
         self.wavefronts: Counter = Counter()
         self.requests: Counter = Counter()
         self.sectors: Counter = Counter()
-        self._turn: Counter = Counter()                               # how often a thread was at a line since the last barrier
-        self._together: defaultdict = defaultdict(set)                # what a warp asks for at once: byte addresses
+        self._visits: defaultdict = defaultdict(list)                 # places that a thread was at since the last barrier
 
     def __repr__(self):
         rows = [f"{space} {kind}s: {n}" for (space, kind), n in sorted(self.elements.items())]
@@ -43,24 +43,25 @@ class Ledger:
         return "\n".join([*rows, shared, f"global sectors: {sum(self.sectors.values())}"])
 
     def count(self, thread, array, kind, place, where):
-        self.elements[array.space, kind] += 1
-        self.arrays[array.name, kind] += 1
-        self.lines[where.line, array.name, kind] += 1
-        self.threads[thread.block.index, thread.index, array.space, kind] += 1
-        key = (thread, where, array.name, kind)
-        turn = self._turn[key]
-        self._turn[key] = turn + 1
-        size = array.dtype.itemsize
-        self._together[thread.warp, where, array, kind, turn].update(range(place * size, (place + 1) * size, min(size, WORD)))
+        self._visits[thread, where, array, kind].append(place)
 
     def close(self, block):
         """Settle what the warps of a block asked for up to this barrier."""
-        for warp, where, array, kind, turn in [key for key in self._together if key[0].block is block]:
-            addresses, name = self._together.pop((warp, where, array, kind, turn)), (where.line, array.name)
-            if array.space == "global":
-                self.sectors[name] += len({address // SECTOR for address in addresses})
-                continue
-            words = {address // WORD for address in addresses}
-            self.requests[name] += max(1, array.dtype.itemsize // WORD)
-            self.wavefronts[name] += max(Counter(word % BANKS for word in words).values())
-        self._turn.clear()
+        warps = defaultdict(list)
+        for (thread, where, array, kind), places in self._visits.items():
+            self.elements[array.space, kind] += len(places)
+            self.arrays[array.name, kind] += len(places)
+            self.lines[where.line, array.name, kind] += len(places)
+            self.threads[block.index, thread.index, array.space, kind] += len(places)
+            warps[thread.warp, where, array, kind].append(places)
+        for (_, where, array, _), lanes in warps.items():
+            name, size = (where.line, array.name), array.dtype.itemsize
+            for turn in zip_longest(*lanes):                          # what they ask for at once
+                places = {place for place in turn if place is not None}
+                if array.space == "global":
+                    self.sectors[name] += len({place * size // SECTOR for place in places})
+                    continue
+                words = {byte // WORD for place in places for byte in range(place * size, place * size + size, min(size, WORD))}
+                self.requests[name] += max(1, size // WORD)
+                self.wavefronts[name] += max(Counter(word % BANKS for word in words).values())
+        self._visits.clear()

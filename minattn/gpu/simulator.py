@@ -21,7 +21,7 @@ from ..core.errors import DependencyError, KernelError, OptionError
 from .ledger import WARP, Ledger
 from .report import Problem, Report
 from .toolkit import Cuda, bind
-from .watch import OWN, Local, Watched, site
+from .watch import OWN, Access, Local, Watched, site
 
 try:
     import greenlet
@@ -107,11 +107,21 @@ class Thread:
 
     def __init__(self, index, rank, warp, run):
         self.index, self.lane, self.rank, self.warp, self.block = index, rank % WARP, rank, warp, warp.block
+        self.now, self.accesses = (0, 0), {}
         self.arrays, self.turn = 0, greenlet.greenlet(run)
         self.turn.gr_context = contextvars.copy_context()             # NumPy's settings among them: a GPU does not warn
         self.copies: list = []                                        # asynchronous ones, not yet waited for
         self.waits: Any = None
         self.answer: Any = None
+
+    def access(self, where, atomic):
+        """This thread at a line now: one Access between two times that memory is ordered, however much it touches."""
+        now, key = (self.block.epoch, self.warp.epoch), (where, atomic)
+        if self.now != now:
+            self.now, self.accesses = now, {}
+        if key not in self.accesses:
+            self.accesses[key] = Access(self, *now, where, atomic)
+        return self.accesses[key]
 
     def __str__(self):
         return f"thread {self.index} of block {self.block.index}"

@@ -14,7 +14,8 @@ import numpy as np
 HERE = str(Path(__file__).parent)
 OWN = {f"{HERE}/{name}.py" for name in ("watch", "toolkit", "instructions", "simulator")}    # no kernel stands in these files
 NAN_BITS = 0x7FFF                                                     # NaN, in both formats of 16 bits
-SITES: dict = {}                                                      # each line's Site, made once
+SITES: dict = {}                                                      # the Site of an instruction: finding its line takes time
+LINES: dict = {}                                                      # each Site, made once
 
 
 class Site(NamedTuple):
@@ -39,11 +40,12 @@ def site():
     frame: Any = sys._getframe(1)
     while frame.f_code.co_filename in OWN:
         frame = frame.f_back
-    key = frame.f_code, frame.f_lineno
+    key = id(frame.f_code), frame.f_lasti
     found = SITES.get(key)
-    if found is None:
-        found = SITES[key] = Site(frame.f_code.co_filename, frame.f_lineno)
-    return found
+    if found is None or found[0] is not frame.f_code:
+        made = Site(frame.f_code.co_filename, frame.f_lineno)
+        found = SITES[key] = frame.f_code, LINES.setdefault(made, made)
+    return found[1]
 
 
 class Watched:
@@ -117,7 +119,9 @@ class Watched:
             self.launch.report("read before any write", where, self, place)
         elif last is not None and not ordered(last, thread):
             self.launch.report("race", where, self, place, last, f"reads what {last.thread} wrote")
-        self.readers.setdefault(place, []).append(Access(thread, thread.block.epoch, thread.warp.epoch, where, False))
+        access, readers = thread.access(where, False), self.readers.setdefault(place, [])
+        if not readers or readers[-1] is not access:
+            readers.append(access)
         self.launch.ledger.count(thread, self, "read", place, where)
 
     def writes(self, place, where, atomic=False, counted=True):
@@ -128,7 +132,7 @@ class Watched:
         for reader in self.readers.pop(place, ()):
             if not ordered(reader, thread):
                 self.launch.report("race", where, self, place, reader, f"writes over what {reader.thread} read")
-        self.writers[place] = Access(thread, thread.block.epoch, thread.warp.epoch, where, atomic)
+        self.writers[place] = thread.access(where, atomic)
         if counted:
             self.launch.ledger.count(thread, self, "atomic" if atomic else "write", place, where)
 
@@ -139,12 +143,16 @@ class Local:
     def __init__(self, shape, dtype, name, launch):
         self.shape, self.dtype, self.name, self.launch = shape, dtype, name, launch
         self.kind, self.numbers = dtype.type, [None] * math.prod(shape)
+        self.straight = len(self.numbers) if len(shape) == 1 else 0    # below this, an index is a place
 
     def __len__(self):
         return self.shape[0]
 
     def __getitem__(self, index):
-        place = self.place(index, "read")
+        if type(index) is int and 0 <= index < self.straight:
+            place = index
+        else:
+            place = flat_index(self, index, "read")
         number = None if place is None else self.numbers[place]
         if number is None:
             if place is not None:
@@ -153,14 +161,12 @@ class Local:
         return number
 
     def __setitem__(self, index, value):
-        place = self.place(index, "write")
+        if type(index) is int and 0 <= index < self.straight:
+            place = index
+        else:
+            place = flat_index(self, index, "write")
         if place is not None:
             self.numbers[place] = value if type(value) is self.kind else self.kind(value)
-
-    def place(self, index, action):
-        if type(index) is int and len(self.shape) == 1 and 0 <= index < self.shape[0]:
-            return index
-        return flat_index(self, index, action)
 
 
 def flat_index(array, index, action):
