@@ -3,6 +3,7 @@
 Numba's names and meanings, for what kernels here and in the lessons use: indices, barriers, shared and local arrays,
 shuffles, votes, atomics. An `Instruction`, for which Numba has no name, is replaced by its twin.
 """
+import math
 import types
 from dataclasses import dataclass
 from functools import partial
@@ -159,6 +160,23 @@ def exchange(values):
     return {lane: values[source][0] if source in values else nothing[lane] for lane, (_, source) in values.items()}
 
 
+def lenient(function):
+    """A function of `math` as a GPU has it: inf and NaN where Python raises."""
+
+    def call(*numbers):
+        try:
+            return function(*numbers)
+        except OverflowError:
+            return math.inf
+        except ValueError:
+            return -math.inf if function is math.log and numbers[0] == 0 else math.nan
+
+    return call
+
+
+MATH = types.SimpleNamespace(**{name: lenient(value) if callable(value) else value for name, value in vars(math).items()})
+
+
 def bind(function, cuda, wrap=lambda callee: callee, instruction=None):
     """The same function over another `cuda`, and so the functions that it calls from modules with a global `cuda`.
 
@@ -178,6 +196,8 @@ def bind(function, cuda, wrap=lambda callee: callee, instruction=None):
     def swap(name, value):
         if name == "cuda":
             return cuda
+        if value is math and isinstance(cuda, Cuda):
+            return MATH
         if isinstance(value, Instruction):
             return partial(value.twin, cuda) if isinstance(cuda, Cuda) else instruction(value)
         if isinstance(cuda, Cuda) and isinstance(value, type) and value in (np.int32, np.uint32, np.uint64):

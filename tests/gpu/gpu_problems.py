@@ -26,12 +26,13 @@ CASES = {
 }
 
 
-def drawn(case, D=8, block_q=8, block_k=4, seed=0, dims=(8, 16), kind="f32", N=21, S=19):
-    """(problem, inputs) of a case by its name; for a kind of 16 bits the inputs are numbers that it has."""
+def drawn(case, D=8, block_q=8, block_k=4, seed=0, dims=(8, 16), kind="f32", N=21, S=19, heads=(4, 2, 2)):
+    """(problem, inputs) of a case by its name, q, k and v with so many heads; those of 16 bits are numbers that these have."""
     options = dict(CASES[case])
     B, N, S = options.pop("B", 1), options.pop("N", N), options.pop("S", S)
     rng = np.random.default_rng(seed)
-    q, k, v = (rng.standard_normal((B, heads, length, D)).astype(np.float32) for heads, length in [(4, N), (2, S), (2, S)])
+    shapes = [(B, count, length, D) for count, length in zip(heads, (N, S, S), strict=True)]
+    q, k, v = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
     bits = [q, k, v] if kind == "f32" else [as_bits(a, kind) for a in (q, k, v)]
     q, k, v = bits if kind == "f32" else (as_numbers(a, kind) for a in bits)
     if "bias" in options:

@@ -1,6 +1,7 @@
 """The simulator: right kernels run to the right numbers in silence, and each planted mistake is named."""
 import ast
 import inspect
+import math
 import textwrap
 
 import numpy as np
@@ -388,3 +389,12 @@ def test_errors():
     for grid, block, order in [(0, 1, "ascending"), ((1, 1, 1, 1), 1, 0), (1, 1025, 0), (1, 1.5, 0), (1, 1, "random")]:
         with pytest.raises(OptionError):
             simulate(raises, grid, block, x, order=order)
+
+
+def test_mathematics_is_that_of_a_gpu():
+    def kernel(x):
+        x[0], x[1], x[2], x[3] = math.exp(f32(1000)), math.log(f32(0)), math.sqrt(f32(-1)), math.tanh(f32(0.5))
+
+    x = np.zeros(4, f32)
+    assert simulate(kernel, 1, 1, x).kinds == ()
+    np.testing.assert_allclose(x, [np.inf, -np.inf, np.nan, np.tanh(0.5)], rtol=1e-6)

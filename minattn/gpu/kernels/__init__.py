@@ -6,8 +6,9 @@
     4  registers.py  4 x 4 results in each thread's registers
     5  tensor.py     tensor cores, and copies that run beside them; numbers of 16 bits
 
-    backward.py  the gradients: dK and dV over the tiles of queries, dQ over those of keys; tile.py, what both are made of
-    decode.py    few queries: the keys split over blocks, each read once for its whole group, and the splits joined
+    backward.py    the gradients: dK and dV over the tiles of queries, dQ over those of keys; tile.py, what both are made of
+    decode.py      few queries: the keys split over blocks, each read once for its whole group, and the splits joined
+    recurrence.py  the linear family: a state in shared memory, tokens a tile at a time
 
 Every factory `make_...(D, block_q, block_k, biased, capped)` returns plain Python over a global `cuda`, whose argument `x` is
 a `problem.Given`; `launches(problem)` says over which grid it runs. The simulator runs that, `numba.cuda` compiles it.
