@@ -36,6 +36,21 @@ def need():
 
 
 @pytest.fixture
+def need_tool():
+    """`need_tool("ptxas")`: one of NVIDIA's tools is here, or a skip that says what to install."""
+
+    def tool(name):
+        from minattn.gpu import machine
+
+        try:
+            machine.find(name)
+        except ImportError as error:
+            _absent(name, str(error))
+
+    return tool
+
+
+@pytest.fixture
 def need_weights():
     """`model = need_weights()`: SmolLM2 from the cache folder, never fetched by a test."""
 

@@ -35,7 +35,7 @@ class Bound(NamedTuple):
         return self.flops / self.instructions * PROCESSORS * SCHEDULERS * CLOCK / 1e12
 
 
-def bound(text, opcode, needed, outer=1):
+def bound(text, opcode, needed, *, products=2, outer=1):
     """The shortest pass through disassembled code.
 
     Parameters
@@ -45,30 +45,32 @@ def bound(text, opcode, needed, outer=1):
     opcode : str
         The instruction that multiplies: "FFMA" or "HMMA".
     needed : int
-        How many of them a warp issues for one of the two products of a tile: scores, and outputs.
+        How many of them a warp issues for one product of a tile.
+    products : int
+        How many products a tile takes: attention has two, scores and outputs.
     outer : int
         Trips of a loop around a product's loop, as around chunks of dims; such a loop is gone around this often.
 
     Raises
     ------
     KernelError
-        If no way around a loop makes both products.
+        If no way around a loop makes all of them.
     """
-    flow = Flow(lines(text), opcode, needed, outer)
+    flow = Flow(lines(text), opcode, needed, products * needed, outer)
     passes = [flow.one_pass(head) for head in flow.loops if not flow.around(head)]
-    made = [instructions for instructions, products in passes if products >= 2 * needed]
+    made = [instructions for instructions, done in passes if done == products * needed]
     if not made:
-        most = max((products for _, products in passes), default=0)
-        raise KernelError(f"no loop of this code makes 2 x {needed} {opcode}; the most is {most}")
+        most = max((done for _, done in passes), default=0)
+        raise KernelError(f"no loop of this code makes {products} x {needed} {opcode}; the most is {most}")
     width = HMMA_PRODUCTS if opcode == "HMMA" else WARP
-    return Bound(min(made), 2 * 2 * needed * width)                   # two products, each of a multiplication and an addition
+    return Bound(min(made), products * needed * 2 * width)            # each a multiplication and an addition
 
 
 class Flow:
     """The ways through a kernel: instructions by number, which may follow which, and the loops."""
 
-    def __init__(self, code, opcode, needed, outer):
-        self.needed, self.outer = needed, outer
+    def __init__(self, code, opcode, needed, whole, outer):
+        self.needed, self.whole, self.outer = needed, whole, outer    # products of a loop of their own; of a tile
         self.makes = [int(line.opcode.split(".")[0] == opcode) for line in code]
         number = {line.place: i for i, line in enumerate(code)}
         self.next: list = []
@@ -114,7 +116,7 @@ class Flow:
 
     @functools.cache  # noqa: B019  a Flow lives as long as one call of bound
     def one_pass(self, head):
-        """(instructions, products) of the way around that makes most products, at most 2 x needed, and of those the shortest."""
+        """(instructions, products) of the way around that makes most products, at most a tile's, and of those the shortest."""
         body, inner = self.loops[head], set(self.inside(head))
         best: dict = {}                                               # {(number, products so far): instructions so far}
         ends = []
@@ -125,7 +127,7 @@ class Flow:
                 continue
             best[i, products] = instructions
             more, made, following = self.step(i, inner)
-            instructions, products = instructions + more, min(products + made, 2 * self.needed)
+            instructions, products = instructions + more, min(products + made, self.whole)
             for j in following:
                 if j == head:
                     ends.append((-products, instructions))

@@ -15,6 +15,7 @@ from .toolkit import bind
 def numba_cuda():
     """The module numba.cuda."""
     try:
+        import numba_cuda  # noqa: F401  without it, numba has an older target of the same name
         from numba import cuda
     except ImportError as error:
         raise DependencyError("kernels for a GPU need numba-cuda: pip install 'minattn[cuda]'") from error

@@ -22,8 +22,8 @@ class Line(NamedTuple):
 
     place: int
     opcode: str
-    guarded: bool                                                     # it acts only where a predicate holds
-    target: int | None                                                # the place that a branch names
+    guarded: bool                                                     # it acts, or jumps, in some threads only
+    target: int | None                                                # the place that a branch or call names
 
 
 class Loop(NamedTuple):
@@ -82,17 +82,27 @@ def machine(launch, arch="sm_90", *, fastmath=True):
     )  # fmt: skip
 
 
-def run(tool, *arguments):
-    """What one of NVIDIA's tools says, on both channels."""
+def find(tool):
+    """Where one of NVIDIA's tools is.
+
+    Raises
+    ------
+    DependencyError
+        If it is not installed.
+    """
     try:
         from cuda.pathfinder import find_nvidia_binary_utility
     except ImportError as error:
-        raise DependencyError("machine code needs numba-cuda: pip install 'minattn[cuda]'") from error
+        raise DependencyError("machine code needs numba-cuda: pip install 'minattn[cuda-check]'") from error
     path = find_nvidia_binary_utility(tool)
     if path is None:
-        package = {"ptxas": "nvidia-cuda-nvcc", "nvdisasm": "nvidia-cuda-nvdisasm"}[tool]
-        raise DependencyError(f"{tool} is not here: pip install {package}")
-    done = subprocess.run([path, *map(str, arguments)], capture_output=True, text=True, check=False)
+        raise DependencyError(f"{tool} is not installed: pip install 'minattn[cuda-check]'")
+    return path
+
+
+def run(tool, *arguments):
+    """What one of NVIDIA's tools says, on both channels."""
+    done = subprocess.run([find(tool), *map(str, arguments)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{tool} failed: {done.stderr or done.stdout}")
     return done.stdout + done.stderr
@@ -114,8 +124,9 @@ def lines(text):
             place, guard, opcode, rest = int(code[1], 16), code[2], code[3], code[4]
             labels.update(dict.fromkeys(waiting, place))
             waiting = []
-            to = re.search(r"\.L_x_\d+", rest) if opcode.split(".")[0] == "BRA" else None
-            found.append((place, opcode, guard is not None, to[0] if to else None))
+            jump = re.match(r"(.*?)`\((\.L_x_\d+)\)", rest) if opcode.split(".")[0] in ("BRA", "CALL") else None
+            guarded = guard is not None or (jump is not None and (jump[1].strip() != "" or opcode.startswith("CALL")))
+            found.append((place, opcode, guarded, jump[2] if jump else None))
     return [Line(place, opcode, guarded, labels.get(to)) for place, opcode, guarded, to in found]
 
 

@@ -15,7 +15,7 @@ def sass(program):
             continue
         count, _, code = line.partition(" ") if line[0].isdigit() else ("1", "", line)
         words = code.split()
-        if "BRA" in words:
+        if any(word.startswith(("BRA", "CALL")) for word in words):
             words[-1] = f"`(.L_x_{ord(words[-1])})"
         for _ in range(int(count)):
             text.append(f"        /*{place:04x}*/       {' '.join(words)} ;")
@@ -62,6 +62,20 @@ def test_a_branch_goes_both_ways_and_the_shorter_one_counts():
         EXIT
     """
     assert bound(sass(program), "FFMA", 4).instructions == 1 + 4 + 1 + 2 + 4 + 1
+
+
+@pytest.mark.parametrize("jump", ["BRA.U !UP0, a", "BRA P3, a", "@P1 CALL.REL.NOINC a"])
+def test_a_branch_may_have_its_condition_behind_it_and_a_call_may_be_one(jump):
+    program = f"""
+        t:
+        {jump}
+        5 IADD3 R1, R1, R2
+        a:
+        8 FFMA R0, R4, R5, R0
+        @P0 BRA t
+        EXIT
+    """
+    assert bound(sass(program), "FFMA", 4).instructions == 1 + 8 + 1
 
 
 def test_a_way_without_the_products_does_not_count():

@@ -13,10 +13,11 @@ import math
 import numpy as np
 
 from ...core.blocks import EMPTY, FULL
-from ..problem import Launch, cuda
+from ..problem import DIMS, Launch, cuda
 from .parts import LOW
 
 f32 = np.float32
+TILES = dict.fromkeys(DIMS, (16, 16))                                 # queries and keys of a tile on a GPU, for every D
 
 
 def launches(problem):

@@ -15,11 +15,12 @@ import math
 import numpy as np
 
 from ...core.blocks import EMPTY
-from ..problem import Launch, cuda
+from ..problem import DIMS, Launch, cuda
 from .parts import FLOOR, LOW, make_finish
 
 f32 = np.float32
 THREADS = 128
+TILES = dict.fromkeys(DIMS, (64, 32))                                 # queries and keys of a tile on a GPU, for every D
 
 
 def launches(problem, splits=None):

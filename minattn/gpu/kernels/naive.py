@@ -11,10 +11,11 @@ import math
 
 import numpy as np
 
-from ..problem import Launch, cuda
+from ..problem import DIMS, Launch, cuda
 from .parts import LOW, make_finish
 
 f32 = np.float32
+TILES = dict.fromkeys(DIMS, (64, 64))                                 # of the block map: what the kernels compute has no tiles
 
 
 def launches(problem):

@@ -32,10 +32,14 @@ TILES = dict.fromkeys(DIMS, (64, 64))                                 # queries 
 
 
 def launches(problem):
-    """One launch: 256 threads for every tile of 64 queries of every head."""
+    """One launch: 256 threads for every tile of 64 queries of every head.
+
+    Two blocks on a processor leave 128 registers to a thread; with D = 128 bias and softcap want some more.
+    """
     grid, across = (problem.row_tiles, problem.given.H, problem.B), problem.block_k // COLUMNS
-    threads = across * problem.block_q // ROWS
-    return [Launch(make_registers(**problem.options), grid, (threads,), (problem.given,), resident=2)]
+    threads, options = across * problem.block_q // ROWS, problem.options
+    resident = 1 if problem.D > CHUNK and (options["biased"] or options["capped"]) else 2
+    return [Launch(make_registers(**options), grid, (threads,), (problem.given,), resident)]
 
 
 def make_registers(D, block_q, block_k, biased, capped):
@@ -48,7 +52,7 @@ def make_registers(D, block_q, block_k, biased, capped):
     outs = D // across                                                # dims of the output in a thread
     left_size, right_size, weights_size = block_q * chunk, block_k * chunk, block_q * block_k
     both_size, acc_size, s_size = left_size + right_size, ROWS * outs, ROWS * COLUMNS
-    a_size, c_size = ROWS * VECTOR, COLUMNS * VECTOR
+    a_size = ROWS * VECTOR
     swizzle = min(8, chunk // VECTOR) - 1
     values_at = left_size if chunks == 1 else 0
 
@@ -91,28 +95,37 @@ def make_registers(D, block_q, block_k, biased, capped):
         for r in range(ROWS):
             for e in range(VECTOR):
                 a[r * VECTOR + e] = both[(ty * u32(ROWS) + u32(r)) * u32(chunk) + d + u32(e)]
-        for j in range(COLUMNS):
-            for e in range(VECTOR):
-                key = tx + u32(across * j)
-                there = key * u32(chunk) + (d // u32(VECTOR) ^ key & u32(swizzle)) * u32(VECTOR)
-                c[j * VECTOR + e] = both[u32(left_size) + there + u32(e)]
+        dot_key(both, s, a, c, tx, d, 0)                              # four calls: a loop of so much is not always unrolled,
+        dot_key(both, s, a, c, tx, d, 1)                              # and an array with an index that runs is not in registers
+        dot_key(both, s, a, c, tx, d, 2)
+        dot_key(both, s, a, c, tx, d, 3)
+
+    def dot_key(both, s, a, c, tx, d, j):
+        key = tx + u32(across * j)
+        there = u32(left_size) + key * u32(chunk) + (d // u32(VECTOR) ^ key & u32(swizzle)) * u32(VECTOR)
+        for e in range(VECTOR):
+            c[e] = both[there + u32(e)]
         for r in range(ROWS):
-            for j in range(COLUMNS):
-                for e in range(VECTOR):
-                    s[r * COLUMNS + j] += a[r * VECTOR + e] * c[j * VECTOR + e]
+            for e in range(VECTOR):
+                s[r * COLUMNS + j] += a[r * VECTOR + e] * c[e]
 
     def add_values(both, weights, acc, a, tx, ty, key, careful):
         """acc += weights @ values over the keys key .. key + 3, the same balance. A careful one leaves out what is hidden."""
         for r in range(ROWS):
             for e in range(VECTOR):
                 a[r * VECTOR + e] = weights[(ty * u32(ROWS) + u32(r)) * u32(block_k) + key + u32(e)]
-        for e in range(VECTOR):
-            for i in range(outs):
-                dim = u32(i // width * across * width) + tx * u32(width) + u32(i % width)
-                value = both[u32(values_at) + (key + u32(e)) * u32(D) + dim]
-                for r in range(ROWS):
-                    if not careful or a[r * VECTOR + e] >= f32(0):
-                        acc[r * outs + i] += a[r * VECTOR + e] * value
+        add_value(both, acc, a, tx, key, 0, careful)
+        add_value(both, acc, a, tx, key, 1, careful)
+        add_value(both, acc, a, tx, key, 2, careful)
+        add_value(both, acc, a, tx, key, 3, careful)
+
+    def add_value(both, acc, a, tx, key, e, careful):
+        for i in range(outs):
+            dim = u32(i // width * across * width) + tx * u32(width) + u32(i % width)
+            value = both[u32(values_at) + (key + u32(e)) * u32(D) + dim]
+            for r in range(ROWS):
+                if not careful or a[r * VECTOR + e] >= f32(0):
+                    acc[r * outs + i] += a[r * VECTOR + e] * value
 
     def registers(x):
         t, row_tile, h, b = u32(cuda.threadIdx.x), u32(cuda.blockIdx.x), u32(cuda.blockIdx.y), u32(cuda.blockIdx.z)
@@ -122,7 +135,7 @@ def make_registers(D, block_q, block_k, biased, capped):
         acc = cuda.local.array(acc_size, f32)
         s = cuda.local.array(s_size, f32)
         a = cuda.local.array(a_size, f32)
-        c = cuda.local.array(c_size, f32)
+        c = cuda.local.array(VECTOR, f32)
         top = cuda.local.array(ROWS, f32)
         total = cuda.local.array(ROWS, f32)
         for i in range(acc_size):
@@ -165,10 +178,11 @@ def make_registers(D, block_q, block_k, biased, capped):
                     if capped:
                         s[i] = x.softcap * math.tanh(s[i] / x.softcap)
                 if biased:
+                    head = u32(b * u32(x.bias_b) + h * u32(x.bias_h))
                     for i in range(s_size):
-                        n, key = mine + u32(i // COLUMNS), start + tx + u32(i % COLUMNS * across)
+                        n, key = u32(mine + u32(i // COLUMNS)), u32(start + tx + u32(i % COLUMNS * across))
                         if n < u32(x.N) and key < u32(x.S):
-                            s[i] += x.bias[b * u32(x.bias_b) + h * u32(x.bias_h) + n * u32(x.bias_n) + key * u32(x.bias_s)]
+                            s[i] += x.bias[u32(head + n * u32(x.bias_n) + key * u32(x.bias_s))]
                 if last:
                     for i in range(s_size):
                         if start + tx + u32(i % COLUMNS * across) >= u32(x.S):

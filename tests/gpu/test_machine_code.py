@@ -1,0 +1,102 @@
+"""Every kernel as machine code, without a GPU: registers, spills, shared memory, opcodes, issue bounds, and ladder.md."""
+import math
+
+import pytest
+
+from minattn.core.errors import DependencyError
+from minattn.gpu import table
+from minattn.gpu.table import RUNGS, compiled, example, float64, issue_bound
+
+pytestmark = pytest.mark.slow
+
+# what `compiled` takes: rung, D, architecture, kind of numbers, with softcap and bias; all of RUNGS for sm_90, as in ladder.md
+BUILDS = [
+    *[(name, D) for name, rung in RUNGS.items() for D in rung.dims],
+    ("1 naive", 64, "sm_80", None, True),
+    ("2 rows", 64, "sm_80", None, True),
+    ("3 block", 64, "sm_80", None, True),
+    ("4 registers", 64, "sm_80"),
+    ("4 registers", 128, "sm_80", None, True),
+    ("5 tensor", 64, "sm_80", "f16"),
+    ("5 tensor", 128, "sm_80", "f16", True),
+    ("decode", 64, "sm_80", None, True),
+    ("2 rows", 64, "sm_75"),
+    ("4 registers", 64, "sm_75"),
+    ("4 registers", 64, "sm_120"),
+    ("5 tensor", 64, "sm_120"),
+]
+MOST_BUILDS = 40                                                      # kernels: a build of naive has three
+REGISTERS = {"4 registers": 128, "5 tensor": 192}                     # at most; 255 for those that are not named
+IN_REGISTERS = {"4 registers", "5 tensor"}                            # no spill, no local memory
+BOUNDS = {("4 registers", 64): 40, ("4 registers", 128): 40, ("5 tensor", 64): 430, ("5 tensor", 128): 540}    # TFLOP/s, sm_90
+
+
+@pytest.fixture(autouse=True)
+def _tools(need, need_tool):
+    need("numba_cuda")
+    need_tool("ptxas")
+    need_tool("nvdisasm")
+
+
+def test_few_enough_to_compile_in_every_run():
+    launches = [RUNGS[name].launches(example(RUNGS[name], D, RUNGS[name].kinds[0])) for name, D, *_ in BUILDS]
+    assert sum(map(len, launches)) <= MOST_BUILDS
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=str)
+def test_budgets(build):
+    name, on_sm_90 = build[0], len(build) == 2
+    for launch, made in compiled(*build):
+        assert made.opcodes["EXIT"], "no machine code was read"
+        assert float64(made) == 0
+        assert made.shared <= 48 * 1024
+        assert made.registers <= (REGISTERS.get(name, 255) if on_sm_90 else 255)
+        assert made.registers * math.prod(launch.block) * launch.resident <= 64 * 1024
+        if name in IN_REGISTERS:
+            local = {opcode: n for opcode, n in made.opcodes.items() if opcode.split(".")[0] in ("LDL", "STL")}
+            assert (made.spills, made.stack, local) == (0, 0, {})
+
+
+@pytest.mark.parametrize("D", [64, 128])
+def test_kernel_4_multiplies_eight_times_for_each_load_of_16_bytes(D):
+    ((_, made),) = compiled("4 registers", D)
+    inner = [loop for loop in made.loops if loop.count("FFMA") >= 64 and not loop.count("FSETP")]
+    assert len(inner) == 2                                            # scores, and values of a tile that hides nothing
+    for loop in inner:
+        assert loop.count("LDS") == loop.count("LDS.128")
+        assert loop.count("FFMA") >= 8 * loop.count("LDS.128")
+        assert loop.count("FFMA") >= 0.7 * loop.size                  # and what goes with it is little
+
+
+@pytest.mark.parametrize("build", [build for build in BUILDS if build[0] == "5 tensor"], ids=str)
+def test_kernel_5_feeds_tensor_cores_by_matrix_loads_and_asynchronous_copies(build):
+    ((launch, made),), D, kind = compiled(*build), build[1], (*build, "", "")[3]
+    block_q, block_k = RUNGS["5 tensor"].tiles[D]
+    warps = launch.block[0] // 32
+    wanted = 2 * block_q * block_k * D // (16 * 8 * 16) // warps      # both products of a tile, unrolled
+    assert made.count("HMMA.16816.F32" + ("" if kind == "f16" else ".BF16")) == wanted
+    assert made.count("LDSM") == wanted // 2                          # four matrices of B each, for two products
+    assert made.count("LDGSTS") >= 2 * 2 * block_k * D // 8 // launch.block[0]    # keys and values, before the loop and in it
+
+
+@pytest.mark.parametrize(("name", "D"), BOUNDS)
+def test_issue_bounds(name, D):
+    ((launch, made),) = compiled(name, D)
+    assert issue_bound(name, D, launch, made).tflops >= BOUNDS[name, D]
+
+
+def test_ladder_md_is_what_the_compiler_says():
+    """Every row with the compiler that made the file; with another one, whose numbers may differ, which rows there are."""
+    kept, made = table.FILE.read_text(encoding="utf-8"), table.text()
+    if kept.splitlines()[-1] == made.splitlines()[-1]:
+        assert kept == made, "python -m minattn.gpu.table"
+        return
+    rows = [[line.split("|")[1:5] for line in text.splitlines() if line.startswith("|")] for text in (kept, made)]
+    assert rows[0] == rows[1], "python -m minattn.gpu.table"
+    assert kept.startswith(table.ABOVE)
+
+
+def test_a_missing_tool_is_named(monkeypatch):
+    monkeypatch.setattr("cuda.pathfinder.find_nvidia_binary_utility", lambda tool: None)
+    with pytest.raises(DependencyError, match=r"ptxas is not installed: pip install 'minattn\[cuda-check\]'"):
+        table.machine(compiled("5 tensor", 64)[0][0])
