@@ -38,7 +38,8 @@ def forward(x, pages=None):
     if B * N * S == 0:
         return np.zeros((B, H, N, Dv), np.float32), None, np.broadcast_to(sinks[:, None], (B, H, N)).copy()
     if N <= FEW and x.score_mod is None:
-        return decode(x, sinks, *(pages or in_one_piece(x)))
+        k, v, table, lengths = pages or (x.k, x.v, *in_one_piece(x.batch, S))
+        return decode(x, sinks, k, v, plain(table, np.int64) if pages else table, plain(lengths, np.int64) if pages else lengths)
     q, k, v, brain = ready(x.q, x.k, x.v)
     out, lse = aligned(B, H, N, v.shape[3]), np.empty((B, H, N), np.float32)
     panels = panels_of(B * H, N)
@@ -62,9 +63,10 @@ def reads_pages(x, k, v):
     return x.work == np.float32 and 0 < N <= FEW and x.batch * S > 0 and x.score_mod is None and whole and can_start()
 
 
-def in_one_piece(x):
-    """The keys and values of `x` as pages: row b has one, with all its keys."""
-    return x.k, x.v, np.arange(x.batch)[:, None], np.full(x.batch, x.k.shape[2])
+@functools.lru_cache(maxsize=64)
+def in_one_piece(batch, S):
+    """Table and lengths of a cache in one piece: row b has one page, with all its keys."""
+    return plain(np.arange(batch)[:, None], np.int64), plain(np.full(batch, S), np.int64)
 
 
 def decode(x, sinks, k, v, table, lengths):
@@ -77,9 +79,8 @@ def decode(x, sinks, k, v, table, lengths):
     np.multiply(reference.group(x.q, G), x.scale * LOG2E, out=q[:, :, :real, :D], dtype=np.float32)
     of_rows[:, :real].reshape(G, -1, N)[:] = sinks.reshape(G, -1, 1)
     out, lse = np.empty((B, G, rows, v.shape[3]), np.float32), np.empty((B, G, rows), np.float32)
-    run(decode_compiled(k.dtype), numba.get_num_threads(), np.zeros(1, np.int64), q, k, v, plain(table, np.int64),
-        plain(lengths, np.int64), extra_of(x, rows), of_rows, out, lse, np.float32(x.softcap or 0), brain,
-        k.dtype != np.float32)  # fmt: skip
+    run(decode_compiled(k.dtype), numba.get_num_threads(), np.zeros(1, np.int64), q, k, v, table, lengths, extra_of(x, rows),
+        of_rows, out, lse, np.float32(x.softcap or 0), brain, k.dtype != np.float32)  # fmt: skip
     return out[:, :, :real, :Dv].reshape(B, H, N, Dv), None, lse[:, :, :real].reshape(B, H, N)
 
 

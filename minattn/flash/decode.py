@@ -108,9 +108,14 @@ def over_keys(context, a, largest_or_sum):
 def find(where, a, table, b, g, first, count):
     """Where each AT_ONCE keys of a tile begin, counted in numbers from a[0, 0, 0, 0], and its run; 0 where it is too short."""
     pages, _, P, _ = a.shape
-    run, width = KEYS, a.itemsize
-    if first % P + -(-count // AT_ONCE) * AT_ONCE > P:  # not in one page
-        run = min(P & -P, KEYS)                         # the powers of two that divide both
+    width, slot = a.itemsize, first % P
+    if slot + -(-count // AT_ONCE) * AT_ONCE <= P:      # in one page: each begins as far behind the one before
+        begin = (table[b, first // P] % pages * a.strides[0] + g * a.strides[1] + slot * a.strides[2]) // width
+        step = AT_ONCE * a.strides[2] // width
+        for n in range(-(-count // AT_ONCE)):
+            where[n] = begin + n * step
+        return KEYS
+    run = min(P & -P, KEYS)                             # the powers of two that divide both
     if run < AT_ONCE:
         return 0
     for n in range(0, count, AT_ONCE):
