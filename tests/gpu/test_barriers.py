@@ -5,9 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("minattn.gpu.simulator", reason="greenlet is not installed", exc_type=ImportError)
-
 from gpu_problems import drawn, run
 
 from minattn.gpu import kernels

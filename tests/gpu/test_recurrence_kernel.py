@@ -3,9 +3,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-pytest.importorskip("minattn.gpu.simulator", reason="greenlet is not installed", exc_type=ImportError)
-
 from gpu_problems import run
 
 from minattn.gpu.kernels import recurrence
