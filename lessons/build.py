@@ -114,6 +114,7 @@ def compile_kernels():
     ma.attention(x[:, :, :1], x, x, backend="cpu")                    # one query: the decoding kernel
     ma.attention_backward(x, x, x, x, backend="cpu")                  # and forward, and backward
     ma.linear_attention(x, x, x, backend="cpu")                       # the recurrence, for the whole linear family
+    ma.strided_attention(x, x, x, stride=8, backend="cpu")            # what joins the parts of a sparse pattern
 
 
 def weights_here():
