@@ -69,8 +69,11 @@ def read(source):
     return nbformat.from_dict(notebook)
 
 
-def execute(notebook):
-    """Run every cell in a fresh kernel that works in the lessons folder; the outputs land in the notebook."""
+def execute(notebook, stored=False):
+    """Run every cell in a fresh kernel that works in the lessons folder; the outputs land in the notebook.
+
+    With `stored` it reads the stored maps, as it does where the model's weights are not here.
+    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellControlSignal, DeadKernelError
 
@@ -89,7 +92,7 @@ def execute(notebook):
             on_cell_start=lambda cell_index, **_: started.append(cell_index),
         )
         environment = {**os.environ, **ENVIRONMENT, "IPYTHONDIR": home, "MATPLOTLIBRC": str(defaults)}
-        if not weights_here():
+        if stored or not weights_here():
             environment["MINATTN_STORED_MAPS"] = "1"                  # a build never fetches
         try:
             asyncio.run(client.async_execute(env=environment))
