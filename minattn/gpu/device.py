@@ -1,4 +1,4 @@
-"""The one place that speaks to numba.cuda: kernels compiled for a GPU, to be launched, or only to be read.
+"""The one module that speaks to numba.cuda: kernels compiled for a GPU, to be launched there (`Gpu`), or only to be read.
 
 Everything here is imported when it is first needed: loading numba.cuda takes a second, and most machines have no use for it.
 """
@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..core.errors import DependencyError
+from ..core.errors import BackendError, DependencyError
 from .toolkit import bind
+
+COMPILED: dict = {}                   # (kernel, types, bounds, compute capability): what numba.cuda launches
 
 
 def numba_cuda():
@@ -20,6 +22,90 @@ def numba_cuda():
     except ImportError as error:
         raise DependencyError("kernels for a GPU need numba-cuda: pip install 'minattn[cuda]'") from error
     return cuda
+
+
+class Gpu:
+    """A GPU as a place where kernels run (where.py).
+
+    Parameters
+    ----------
+    stream : int, optional
+        Handle of a CUDA stream, such as `torch.cuda.current_stream().cuda_stream`; by default the legacy one.
+    device : int, optional
+        Which GPU, counted from 0; by default the one that is current.
+
+    Raises
+    ------
+    DependencyError
+        If numba-cuda is not installed.
+    BackendError
+        If there is no driver or no GPU, or none of that number.
+    """
+
+    def __init__(self, stream=None, device=None):
+        self.cuda = numba_cuda()
+        if not self.cuda.is_available():
+            reason = " ".join((self.cuda.cuda_error() or "the compiler library NVVM did not load").split())
+            raise BackendError(f"no GPU can be used here: {reason} backend='cpu' needs none")
+        count = len(self.cuda.gpus)
+        if device is not None and not 0 <= device < count:
+            raise BackendError(f"device {device} is not here: this machine has {count}, counted from 0")
+        self.device = self.cuda.get_current_device().id if device is None else device
+        with self.cuda.gpus[self.device]:
+            self.stream = self.cuda.external_stream(int(stream)) if stream else self.cuda.default_stream()
+
+    def put(self, array):
+        with self.cuda.gpus[self.device]:
+            return self.cuda.to_device(np.ascontiguousarray(array), stream=self.stream)
+
+    def get(self, array):
+        with self.cuda.gpus[self.device]:
+            made = self.here(array).copy_to_host(stream=self.stream)
+            self.stream.synchronize()
+            return made
+
+    def empty(self, size, dtype):
+        with self.cuda.gpus[self.device]:
+            return self.cuda.device_array(size, dtype, stream=self.stream)
+
+    def zeros(self, size, dtype):
+        with self.cuda.gpus[self.device]:
+            made = self.cuda.device_array(size, dtype, stream=self.stream)
+            if made.size:
+                self.cuda.cudadrv.driver.device_memset(made, 0, made.alloc_size, stream=self.stream)
+            return made
+
+    def run(self, launch):
+        """Begin a launch; the first of its kind compiles. It ends some time later, before what this stream does next."""
+        with self.cuda.gpus[self.device]:
+            arguments = tuple(map(self.here, launch.arguments))
+            self.compiled(launch, arguments)[launch.grid, launch.block, self.stream](*arguments)
+
+    def here(self, argument):
+        """An argument as numba.cuda takes it: an array of another library as a view of the same numbers."""
+        if hasattr(argument, "_fields"):
+            return type(argument)(*map(self.here, argument))
+        if isinstance(argument, np.ndarray):
+            raise BackendError("an argument of a launch is NumPy's; put it to the GPU first")
+        if hasattr(argument, "__cuda_array_interface__") and not self.cuda.devicearray.is_cuda_ndarray(argument):
+            # what came before stands on this stream, so there is nothing to wait for
+            return self.cuda.from_cuda_array_interface(argument.__cuda_array_interface__, owner=argument, sync=False)
+        return argument
+
+    def compiled(self, launch, arguments):
+        """The kernel for these types on this kind of GPU; asked for again, the same one. Factories return the same function
+        for the same options, so it stands for them."""
+        types, bounds = tuple(map(type_of, arguments)), (math.prod(launch.block), launch.resident)
+        key = launch.kernel, types, bounds, self.cuda.get_current_device().compute_capability
+        if key not in COMPILED:
+            COMPILED[key] = self.cuda.jit(types, fastmath=True, launch_bounds=bounds, lto=False)(bound(launch.kernel))
+        return COMPILED[key]
+
+
+def bound(kernel):
+    """A kernel over numba.cuda, with what it calls and the instructions for which Numba has no name."""
+    cuda = numba_cuda()
+    return bind(kernel, cuda, wrap=cuda.jit(device=True, inline="always"), instruction=intrinsic)
 
 
 class Ptx(NamedTuple):
@@ -37,10 +123,9 @@ def compile_ptx(launch, cc=(9, 0), *, fastmath=True):
     `compile_ptx(rows.launches(problem)[0]).text` is what `ptxas` turns into machine code.
     """
     cuda = numba_cuda()
-    kernel = bind(launch.kernel, cuda, wrap=cuda.jit(device=True, inline="always"), instruction=intrinsic)
     types = tuple(type_of(argument) for argument in launch.arguments)
     bounds = math.prod(launch.block), launch.resident
-    text, _ = cuda.compile_ptx(kernel, types, cc=cc, fastmath=fastmath, launch_bounds=bounds)
+    text, _ = cuda.compile_ptx(bound(launch.kernel), types, cc=cc, fastmath=fastmath, launch_bounds=bounds)
     return Ptx(text, text.split(".entry", 1)[1].split("(", 1)[0].strip())
 
 
@@ -48,7 +133,7 @@ def type_of(argument):
     """Numba's type of an argument: arrays are flat and in one piece, whole numbers have 32 bits."""
     from numba import from_dtype, types
 
-    if isinstance(argument, np.ndarray):
+    if hasattr(argument, "dtype") and hasattr(argument, "shape") and not isinstance(argument, np.generic):
         return types.Array(from_dtype(argument.dtype), argument.ndim, "C")
     if isinstance(argument, tuple):
         return types.NamedTuple([type_of(a) for a in argument], type(argument))

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.blocks import BlockMap
 from ..core.errors import BackendError
+from .where import Host
 
 DIMS = 32, 64, 128
 cuda: Any = None                                                      # for kernels: whoever runs one puts its own in its place
@@ -62,6 +63,7 @@ class Problem(NamedTuple):
     block_q: int
     block_k: int
     kind: str = "f32"                 # of q, k, v and out: "f32", or 16 bits as uint16: "f16", "bf16"
+    place: Any = Host()               # where the arrays are (where.py), and those that a launch needs besides
 
     @property
     def options(self):

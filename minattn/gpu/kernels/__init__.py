@@ -11,5 +11,6 @@
     recurrence.py  the linear family: a state in shared memory, tokens a tile at a time
 
 Every factory `make_...(D, block_q, block_k, biased, capped)` returns plain Python over a global `cuda`, whose argument `x` is
-a `problem.Given`; `launches(problem)` says over which grid it runs. The simulator runs that, `numba.cuda` compiles it.
+a `problem.Given`, the same function for the same options; `launches(problem)` says over which grid it runs. The simulator runs
+that, `numba.cuda` compiles it; where.py says what either place must do with arrays.
 """

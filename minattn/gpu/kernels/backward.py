@@ -16,6 +16,7 @@ the owned rows (first of one factor, then of the other, at last P or dS turned a
 Rows that see nothing have lse = -inf, and rows beyond the last have none: for those FLOOR, before which the exp of a hidden
 score is 0, and -FLOOR, before which every exp is 0.
 """
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -46,9 +47,9 @@ def launches(problem, dout, wants_dbias=False, chunk=CHUNK):
 
     The owner of a number of dbias is one pair of query and key: a bias that is broadcast has its gradient summed by the caller.
     """
-    x, B = problem.given, problem.B
-    dbias = np.zeros(B * x.H * x.N * x.S if wants_dbias else 0, np.float32)
-    y = Gradients(dout, np.zeros_like(x.lse), *map(np.zeros_like, (x.q, x.k, x.v)), dbias)
+    x, B, place = problem.given, problem.B, problem.place
+    dbias = place.zeros(B * x.H * x.N * x.S if wants_dbias else 0, np.float32)
+    y = Gradients(dout, *(place.empty(a.size, np.float32) for a in (x.lse, x.q, x.k, x.v)), dbias)
     delta, keys, queries = make_backward(**problem.options, wants_dbias=wants_dbias, chunk=chunk)
     threads, columns = problem.block_q // ROWS * (problem.block_k // ROWS), -(-x.S // problem.block_k)
     resident = 2 if problem.D <= 64 else 1                            # longer heads need more registers than half of them,
@@ -60,6 +61,7 @@ def launches(problem, dout, wants_dbias=False, chunk=CHUNK):
     ], y
 
 
+@functools.cache
 def make_backward(D, block_q, block_k, biased, capped, wants_dbias=False, chunk=CHUNK):
     """The three kernels, for tiles as `make_tile` wants them."""
 

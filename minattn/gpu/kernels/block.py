@@ -8,6 +8,7 @@ The price: each multiplication reads both of its numbers from shared memory, and
 A row of K in shared memory is D + 1 numbers long: with D, which is a multiple of 32, the keys that the threads of a warp read
 at once would all lie in one bank.
 """
+import functools
 import math
 
 import numpy as np
@@ -26,6 +27,7 @@ def launches(problem):
     return [Launch(make_block(**problem.options), grid, (problem.block_k, problem.block_q), (problem.given,))]
 
 
+@functools.cache
 def make_block(D, block_q, block_k, biased, capped):
     """The kernel; block_q * block_k threads, D a multiple of block_k."""
     q_size, k_size, v_size, p_size = block_q * D, block_k * (D + 1), block_k * D, block_q * block_k

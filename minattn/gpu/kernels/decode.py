@@ -10,6 +10,7 @@ split attends to its own keys, and a second kernel joins the splits by their log
 A block takes its tiles of keys one after the other: a thread a pair of row and key for the scores, a thread some dims of some
 rows for the values.
 """
+import functools
 import math
 
 import numpy as np
@@ -28,8 +29,8 @@ def launches(problem, splits=None):
     x = problem.given
     rows, tiles = x.H // x.G * x.N, -(-x.S // problem.block_k)
     splits = max(1, min(tiles, -(-2 * 132 // (problem.B * x.G)))) if splits is None else splits        # two blocks a processor
-    held = np.zeros(problem.B * x.G * splits * rows * problem.D, np.float32)
-    held_lse = np.zeros(problem.B * x.G * splits * rows, np.float32)
+    held = problem.place.empty(problem.B * x.G * splits * rows * problem.D, np.float32)
+    held_lse = problem.place.empty(problem.B * x.G * splits * rows, np.float32)
     decode, join = make_decode(**problem.options, rows=rows, splits=splits)
     return [
         Launch(decode, (splits, x.G, problem.B), (THREADS,), (x, held, held_lse)),
@@ -37,6 +38,7 @@ def launches(problem, splits=None):
     ]
 
 
+@functools.cache
 def make_decode(D, block_q, block_k, biased, capped, rows, splits):
     """Both kernels, for `rows` queries in a group; rows * block_k scores and a tile of keys have to fit into 48 KB."""
     finish = make_finish(block_q, block_k, biased, capped)

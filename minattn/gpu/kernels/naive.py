@@ -7,6 +7,7 @@
 Vaswani et al. 2017, arXiv:1706.03762, eq (1). Nothing is reused: of the 2 D numbers that a score needs, every one comes
 from global memory for that score alone.
 """
+import functools
 import math
 
 import numpy as np
@@ -22,7 +23,7 @@ def launches(problem):
     """The three launches; the scores stand in an array of their own."""
     x, heads = problem.given, problem.B * problem.given.H
     scores, softmax, values = make_naive(**problem.options)
-    held = np.zeros(heads * x.N * x.S, np.float32)
+    held = problem.place.empty(heads * x.N * x.S, np.float32)
     columns, rows, dims = -(-x.S // 16), -(-x.N // 16), -(-problem.D // 16)
     return [
         Launch(scores, (columns, rows, heads), (16, 16), (x, held)),
@@ -31,6 +32,7 @@ def launches(problem):
     ]
 
 
+@functools.cache
 def make_naive(D, block_q, block_k, biased, capped):
     """The three kernels; block_q and block_k are the tiles of the block map, which is all they mean here."""
     finish = make_finish(block_q, block_k, biased, capped)

@@ -22,6 +22,7 @@ NaN in a value reaches no token before its own.
 A thread has T / 4 x 4 results of a product and reads 16 bytes at a time. The normaliser, where there is one, is a column of
 v; the caller divides by it. Yang et al. 2024, arXiv:2312.06635, section 4, and arXiv:2406.06484, section 3.
 """
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -69,6 +70,7 @@ def launches(q, k, v, g, state, erase=None, columns=None, tokens=None):
     return [Launch(kernel, (-(-Dv // columns), P, 1), (columns,), (x,))], x
 
 
+@functools.cache
 def make_recurrence(D, columns, tokens, by_channel, erases):
     """The kernel for blocks of `columns` threads, one a column, and tiles of `tokens` tokens. All are powers of two: D at least
     16, columns 8 at least and 4 * tokens at most."""

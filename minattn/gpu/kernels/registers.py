@@ -17,6 +17,7 @@ rows all begin in the same bank; so they read from eight different places instea
 
 To Numba the sum of two uint32 is a uint64, two registers: what lives through the loop is made a u32 again.
 """
+import functools
 import math
 
 import numpy as np
@@ -42,6 +43,7 @@ def launches(problem):
     return [Launch(make_registers(**options), grid, (threads,), (problem.given,), resident)]
 
 
+@functools.cache
 def make_registers(D, block_q, block_k, biased, capped):
     """The kernel: block_q = block_k = 64 on a GPU; multiples of 16 for a simulated one, D a multiple of block_k / 2."""
     across = block_k // COLUMNS                                       # threads beside each other: they share their rows

@@ -15,6 +15,7 @@ lane works out once where it reads; 16 dims on flip a few bits of that place, an
 The softmax works with powers of two: 2^(x log2 e) is one instruction on a GPU. A negative scale is a negated query.
 A hidden key has weight 0 here too, but 0 times a NaN in its value is NaN: this kernel wants values that are finite.
 """
+import functools
 import math
 
 import numpy as np
@@ -38,6 +39,7 @@ def launches(problem):
     return [Launch(make_tensor(**problem.options, kind=problem.kind), grid, (threads,), (problem.given,), resident)]
 
 
+@functools.cache
 def make_tensor(D, block_q, block_k, biased, capped, kind):
     """The kernel for kind "f16" or "bf16"; block_q, block_k and D are multiples of 16."""
     mma, pack = instructions.mma(kind), instructions.pack(kind)
