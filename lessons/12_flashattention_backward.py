@@ -972,3 +972,4 @@ assert tokens[it + 1:] == [" was", " tired"]
 # - Papers: Dao et al. 2022, [arXiv:2205.14135](https://arxiv.org/abs/2205.14135), appendix B.2 (delta) and Algorithm 4; Dao
 #   2023, [arXiv:2307.08691](https://arxiv.org/abs/2307.08691), Algorithm 2.
 # - Which mechanism when, and what else there is: [which_when.md](which_when.md).
+# - Next: [13 Sparse attention](13_sparse_attention.ipynb), which leaves pairs out.

@@ -772,3 +772,4 @@ assert np.linalg.matrix_rank(ma.attention_weights(a, b, scale=1)) == 300
 # - Papers: Katharopoulos et al. 2020, [arXiv:2006.16236](https://arxiv.org/abs/2006.16236), eqs (4) to (12), gradients (13) to
 #   (15), the recurrent form (16) to (20).
 # - Which mechanism when, and what else there is: [which_when.md](which_when.md).
+# - Next: [15 Random features and low rank](15_random_features_low_rank.ipynb), which comes closer to the softmax.

@@ -762,3 +762,4 @@ check.streaming_performer(streaming_performer)
 # - Papers: Choromanski et al. 2021, [arXiv:2009.14794](https://arxiv.org/abs/2009.14794), Lemmas 1 and 2, section 2.4;
 #   Wang et al. 2020, [arXiv:2006.04768](https://arxiv.org/abs/2006.04768), eq (7) and figure 1.
 # - Which mechanism when, and what else there is: [which_when.md](which_when.md).
+# - Next: [16 Attention as a recurrence](16_attention_as_recurrence.ipynb), which lets the state forget.

@@ -773,3 +773,4 @@ np.testing.assert_allclose(1 / (1 - np.exp(multiscale_decay(3))), [32, 64, 128])
 #   [arXiv:2411.12537](https://arxiv.org/abs/2411.12537); Siems et al. 2025,
 #   [arXiv:2502.10297](https://arxiv.org/abs/2502.10297).
 # - Which mechanism when: [which_when.md](which_when.md).
+# - Next: [17 A GPU on your laptop](17_a_gpu_on_your_laptop.ipynb), which goes back to exact attention, and down to the machine.
