@@ -1,4 +1,4 @@
-"""Backend "cpu" of the selective scan: its `Scan` brought into the form that the kernel takes, and what it makes back."""
+"""Backend "cpu" of the selective scan: a `Scan` (mamba.py) in the form that the kernel takes, and what it makes back."""
 import functools
 
 import numba
@@ -10,13 +10,12 @@ from ..flash.cpu import aligned, array_types, ready
 from ..flash.options import LOG2E
 from ..flash.threads import can_start, run
 from . import kernels_scan
-from .mamba import Scan
 
 __all__ = ["can_start", "forward"]
 
 
-def forward(s: Scan):
-    """What is read, (P, N, E), and the last state, (P, E, n)."""
+def forward(s):
+    """Of a `Scan`: what is read, (P, N, E), and the last state, (P, E, n)."""
     (P, N, E), n = s.x.shape, s.a.shape[1]
     if N == 0 or P == 0:
         return np.zeros((P, N, E), np.float32), s.state
