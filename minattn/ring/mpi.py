@@ -7,12 +7,15 @@ the transfer:
               compute, wait for both transfers, exchange the buffers
 
 Nothing blocks while there is work, so a transfer costs time only as far as it takes longer than a block of attention. Two
-ranks that both sent first and received afterwards, each waiting for the other, would wait for ever.
+ranks that both sent first and received afterwards, each waiting for the other, would wait for ever. MPI moves a large message
+only while somebody is inside of a call to it, so a thread keeps calling while the rank is at work (`Transfer`; what that gains
+is measured by overlap.py).
 
 In the backward a block travels with its gradients (float32 or better), to which every rank adds before it passes them on;
 after p passes they are at home again.
 """
 import itertools
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -26,6 +29,8 @@ from ..core.softmax import merge
 from .local import RingGrads
 from .runs import Keys, Options, Queries, nothing, visit, visit_backward
 from .shares import shares
+
+PAUSE = 0.001                                                         # seconds between two looks at a transfer
 
 
 class Spent(NamedTuple):
@@ -61,7 +66,7 @@ def dealt(length, ranks, schedule):
 
 
 def ring_attention(comm: Any, q, k, v, *, length, schedule="contiguous", causal=False, mask=None, scale=None, softcap=None,
-                   return_lse=False):  # fmt: skip
+                   return_lse=False, overlap=True):  # fmt: skip
     """`attention` over all ranks of a communicator, each of which gives, and gets, its own share of the tokens.
 
     Parameters
@@ -76,6 +81,8 @@ def ring_attention(comm: Any, q, k, v, *, length, schedule="contiguous", causal=
     schedule, causal, mask, scale, softcap
         As for local.ring_attention; the same on every rank.
     return_lse : bool
+    overlap : bool
+        Whether blocks travel while the ranks are at work; False has everybody work first and send afterwards.
 
     Returns
     -------
@@ -95,11 +102,14 @@ def ring_attention(comm: Any, q, k, v, *, length, schedule="contiguous", causal=
     outs = [nothing(run, rank.Dv) for run in rank.queries]
     spent, block = Spent([], [], [], []), [rank.k, rank.v]
     for hop in range(comm.size):
-        source = (comm.rank - hop) % comm.size
-        coming = rank.begin(block, source) if hop + 1 < comm.size else None
+        source, more = (comm.rank - hop) % comm.size, hop + 1 < comm.size
+        coming = rank.begin(block, source) if more and overlap else None
         begun = time.perf_counter()
         outs, computed = visit(outs, rank.queries, rank.keys(block, source), rank.options)
-        block = rank.account(spent, coming, block, begun, computed)
+        done = time.perf_counter()
+        if more and not overlap:
+            coming = rank.begin(block, source)
+        block = rank.account(spent, coming, block, done - begun, done, computed)
     out = np.concatenate([out for out, _ in outs], axis=-2).astype(rank.dtype, copy=False)
     lse = np.concatenate([lse for _, lse in outs], axis=-1)
     return (out, lse, spent) if return_lse else (out, spent)
@@ -136,8 +146,9 @@ def ring_attention_backward(comm: Any, dout, q, k, v, *, out, lse, length, sched
         ends = [(out[..., part, :], lse[..., part]) for part in rows]
         computed = visit_backward([dout[..., part, :] for part in rows], ends, rank.queries, rank.keys(block, source),
                                   rank.options, [dq[..., part, :] for part in rows], dblock)  # fmt: skip
+        done = time.perf_counter()
         going = rank.begin(block[2:], source, tag=2)
-        block[:2] = rank.account(spent, coming, block[:2], begun, computed)
+        block[:2] = rank.account(spent, coming, block[:2], done - begun, done, computed)
         waiting = time.perf_counter()
         block[2:] = rank.finish(going, block[2:])
         spent.wait[-1] += time.perf_counter() - waiting
@@ -180,23 +191,42 @@ class Rank:
         buffers = [np.empty((*a.shape[:-2], tokens, a.shape[-1]), a.dtype) for a in arrays]
         requests = [self.comm.Irecv(a, since, tag + n) for n, a in enumerate(buffers)]
         requests += [self.comm.Isend(a, to, tag + n) for n, a in enumerate(arrays)]
-        return requests, buffers
+        return Transfer(self.MPI, requests, buffers)
 
     def finish(self, coming, arrays):
         """What has come, when both directions are done; the arrays themselves where nothing was to come."""
-        if coming is None:
-            return arrays
-        self.MPI.Request.Waitall(coming[0])
-        return coming[1]
+        return arrays if coming is None else coming.wait()
 
-    def account(self, spent, coming, block, begun, computed):
+    def account(self, spent, coming, block, worked, done, computed):
         """Wait for a transfer, and note what the hop took; returns what has come."""
-        done = time.perf_counter()
         sent = sum(a.nbytes for a in block) if coming else 0
         block = self.finish(coming, block)
-        for record, value in zip(spent, (done - begun, time.perf_counter() - done, sent, computed), strict=True):
+        for record, value in zip(spent, (worked, time.perf_counter() - done, sent, computed), strict=True):
             record.append(value)
         return block
+
+
+class Transfer:
+    """Arrays on their way in both directions, and a thread that calls MPI now and then, so that they move during the work."""
+
+    def __init__(self, MPI, requests, buffers):
+        self.MPI, self.requests, self.buffers, self.over = MPI, requests, buffers, threading.Event()
+        self.thread = None
+        if MPI.Query_thread() == MPI.THREAD_MULTIPLE:                 # else MPI forbids it, and all moves in `wait`
+            self.thread = threading.Thread(target=self.push, daemon=True)
+            self.thread.start()
+
+    def push(self):
+        while not self.over.wait(PAUSE) and not self.MPI.Request.Testall(self.requests):
+            pass
+
+    def wait(self):
+        """What has come."""
+        self.over.set()
+        if self.thread:
+            self.thread.join()
+        self.MPI.Request.Waitall(self.requests)
+        return self.buffers
 
 
 def tree_decode(comm: Any, q, k, v, **options):

@@ -54,11 +54,103 @@ def test_inputs_from_files(ranks, tmp_path):
     assert status == 0, said
 
 
-def test_more_ranks_than_tokens_is_one_clear_error(ranks):
-    status, said, _ = ranks(4, "-m", "minattn.ring", "--tokens", "5")
-    assert status != 0
-    assert said.count("4 ranks for 5 tokens under 'zigzag'") == 1
+def write(folder, **changed):
+    rng = np.random.default_rng(0)
+    for name in "qkv":
+        np.save(folder / f"{name}.npy", changed.get(name, rng.standard_normal((2, 57, 8))))
+
+
+@pytest.mark.parametrize(("options", "text"), [
+    (["--tokens", "5"], "4 ranks for 5 tokens under 'zigzag'"), (["--tokens", "0"], "tokens = 0"),
+    (["--heads", "-1"], "heads = -1"),
+    (["--tokens", "100000000000000"], "Unable to allocate"), (["--schedule", "round"], "invalid choice: 'round'"),
+])  # fmt: skip
+def test_options_that_do_not_fit_are_one_clear_error(ranks, options, text):
+    status, said, _ = ranks(4, "-m", "minattn.ring", *options)
+    assert status == 2
+    assert said.count(text) == 1
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("changed", "text"), [
+    ({"q": np.ones((57, 8))}, "q (57, 8)"), ({"k": np.ones((2, 50, 8))}, "k (2, 50, 8)"),
+    ({"v": np.ones((2, 57, 8), int)}, "int64"),
+    ({"q": np.ones((3, 57, 8))}, "q has H = 3 heads and k has G = 2"), ({"k": np.array(["a", None])}, "no whole .npy file"),
+    ("lost", "No such file"), ("cut short", "no whole .npy file"), ("empty", "no whole .npy file"),
+])  # fmt: skip
+def test_files_that_do_not_fit_are_one_clear_error(ranks, tmp_path, changed, text):
+    write(tmp_path, **(changed if isinstance(changed, dict) else {}))
+    file = tmp_path / "k.npy"
+    if changed == "lost":
+        file.unlink()
+    elif isinstance(changed, str):
+        file.write_bytes(file.read_bytes()[: 900 if changed == "cut short" else 0])
+    status, said, _ = ranks(2, "-m", "minattn.ring", "--input", str(tmp_path))
+    assert status == 2
+    assert said.count(text) == 1, said
+    assert "Traceback" not in said
+
+
+def test_one_rank_without_its_file_ends_all_with_its_message(ranks, tmp_path):
+    write(tmp_path)
+    code = tmp_path / "alone.py"
+    code.write_text("import pathlib, sys\nfrom mpi4py import MPI\nfrom minattn.ring.__main__ import main\n"
+                    f"sys.exit(main(['--input', {str(tmp_path)!r} + '/lost' * (MPI.COMM_WORLD.rank == 1)]))\n")  # fmt: skip
+    status, said, _ = ranks(3, str(code))
+    assert status == 2
+    assert said.count("q.npy' (on rank 1)") == 1, said
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_what_is_not_finite_is_verified_too(ranks, tmp_path, poison):
+    k = np.random.default_rng(1).standard_normal((2, 57, 8))
+    k[0, 30, 2] = poison
+    write(tmp_path, k=k)
+    status, said, _ = ranks(2, "-m", "minattn.ring", "--input", str(tmp_path), "--causal", "--backward", "--verify")
+    assert status == 0, said
+    assert "nan" not in said
+
+
+def test_a_difference_that_is_no_number_is_infinite():
+    from minattn.ring.__main__ import difference
+
+    a = np.array([1.0, 2.0, np.nan])
+    assert difference(a, a.copy()) == 0
+    assert difference(a, np.array([1.0, np.nan, np.nan])) == np.inf
+    assert difference(a, np.array([1.0, 2.0, 3.0])) == np.inf
+    assert difference(np.zeros(2), np.zeros(2)) == 0
+    assert difference(np.array([1.0, 2.5]), np.array([1.0, 2.0])) == 0.25
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_overlap_is_measured_and_its_figures_fit(ranks, tmp_path, count):
+    code = tmp_path / "overlap.py"
+    code.write_text(
+        "import numpy as np\n"
+        "from mpi4py import MPI\n"
+        "import minattn as ma\n"
+        "from minattn.ring import shares\n"
+        "from minattn.ring.mpi import ring_attention\n"
+        "from minattn.ring.overlap import measure\n"
+        "comm = MPI.COMM_WORLD\n"
+        "mine = shares(301, comm.size)[comm.rank][0]\n"
+        "whole = np.random.default_rng(0).standard_normal((3, 8, 301, 16))\n"
+        "q, k, v = whole[:, :, mine]\n"
+        "out, spent = ring_attention(comm, q, k, v, length=301, overlap=False, causal=True)\n"
+        "assert np.abs(out - ma.attention(*whole, causal=True)[:, mine]).max() < 1e-12\n"
+        "assert spent.sent == [2 * k.nbytes if comm.size > 1 else 0] + spent.sent[1:]\n"
+        "found = measure(comm, q, k, v, length=301, repeats=3, causal=True)\n"
+        "assert 0 < found.work <= found.apart\n"
+        "assert found.together > 0 and (found.transfer > 0) == (comm.size > 1)\n"
+        "assert found.hidden == ((found.apart - found.together) / found.transfer if found.transfer else 0)\n"
+        "print('measured', found, flush=True)\n"
+    )
+    status, said, _ = ranks(count, str(code))
+    assert status == 0, said
+    assert said.count("measured work") == count
+    status, said, _ = ranks(count, "-m", "minattn.ring", "--tokens", "60", "--dtype", "float64", "--overlap")
+    assert status == 0, said
+    assert said.count("overlap: work") == count
 
 
 FAILS = """
