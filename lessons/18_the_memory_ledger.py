@@ -570,5 +570,5 @@ check.transpose_tile(transpose_tile)
 #   [block.py](../minattn/gpu/kernels/block.py), [registers.py](../minattn/gpu/kernels/registers.py).
 # - Papers: Dao et al. 2022, [arXiv:2205.14135](https://arxiv.org/abs/2205.14135), Theorem 2; Dao 2023,
 #   [arXiv:2307.08691](https://arxiv.org/abs/2307.08691), Algorithm 1.
-# - Back to the kernels themselves: [17 A GPU on your laptop](17_a_gpu_on_your_laptop.ipynb). Choosing a mechanism:
-#   [which_when.md](which_when.md).
+# - The next lesson, [19 Tensor cores](19_tensor_cores.ipynb): matrices in one instruction. Back to the kernels themselves:
+#   [17 A GPU on your laptop](17_a_gpu_on_your_laptop.ipynb). Choosing a mechanism: [which_when.md](which_when.md).

@@ -4,7 +4,7 @@ import math
 import pytest
 
 from minattn.core.errors import DependencyError
-from minattn.gpu import table
+from minattn.gpu import listing, table
 from minattn.gpu.table import RUNGS, compiled, example, float64, issue_bound
 
 pytestmark = pytest.mark.slow
@@ -94,6 +94,16 @@ def test_ladder_md_is_what_the_compiler_says():
     rows = [[line.split("|")[1:5] for line in text.splitlines() if line.startswith("|")] for text in (kept, made)]
     assert rows[0] == rows[1], "python -m minattn.gpu.table"
     assert kept.startswith(table.ABOVE)
+
+
+def test_the_listing_is_what_the_compiler_makes():
+    """Line by line with the compiler that made the file; with another one, as many products and loads of matrices."""
+    kept, made = listing.FILE.read_text(encoding="utf-8"), listing.text()
+    if f"// {table.tools()}\n" in kept:
+        assert kept == made, "python -m minattn.gpu.listing"
+        return
+    for opcode in ("HMMA", "LDSM"):
+        assert kept.count(f"{opcode}.") == made.count(f"{opcode}."), "python -m minattn.gpu.listing"
 
 
 def test_a_missing_tool_is_named(monkeypatch):
