@@ -5,7 +5,7 @@ its way through a tile of queries and a tile of keys that computes `flops`, make
 
     flops / instructions  x  132 processors  x  4 schedulers  x  1.98 GHz                         on an H100 (SXM)
 
-The pass is the shortest way once around the loop over tiles of keys that still makes all products of a tile: instructions that
+The pass is the shortest way once around the loop over tiles that still makes all products of a tile: instructions that
 wait for a predicate are started all the same and count, what only a ragged or a masked tile needs is jumped over. Where the
 products stand in a loop of their own, that loop is gone around as often as a tile's products need it:
 
@@ -35,13 +35,13 @@ class Bound(NamedTuple):
         return self.flops / self.instructions * PROCESSORS * SCHEDULERS * CLOCK / 1e12
 
 
-def bound(text, opcode, needed, *, products=2, outer=1):
+def bound(text, opcode, needed, *, products=2, outer=1, around=0):
     """The shortest pass through disassembled code.
 
     Parameters
     ----------
     text : str
-        Machine code of a kernel with one loop over tiles of keys.
+        Machine code of a kernel with one loop over tiles that it meets.
     opcode : str
         The instruction that multiplies: "FFMA" or "HMMA".
     needed : int
@@ -50,14 +50,16 @@ def bound(text, opcode, needed, *, products=2, outer=1):
         How many products a tile takes: attention has two, scores and outputs.
     outer : int
         Trips of a loop around a product's loop, as around chunks of dims; such a loop is gone around this often.
+    around : int
+        Loops around the loop over tiles, as over the heads of a group; what is done once for each of their trips is left out.
 
     Raises
     ------
     KernelError
         If no way around a loop makes all of them.
     """
-    flow = Flow(lines(text), opcode, needed, products * needed, outer)
-    passes = [flow.one_pass(head) for head in flow.loops if not flow.around(head)]
+    flow = Flow(lines(text), opcode, needed, products * needed, outer, around)
+    passes = [flow.one_pass(head) for head in flow.loops if len(flow.around(head)) == around]
     made = [instructions for instructions, done in passes if done == products * needed]
     if not made:
         most = max((done for _, done in passes), default=0)
@@ -69,8 +71,9 @@ def bound(text, opcode, needed, *, products=2, outer=1):
 class Flow:
     """The ways through a kernel: instructions by number, which may follow which, and the loops."""
 
-    def __init__(self, code, opcode, needed, whole, outer):
+    def __init__(self, code, opcode, needed, whole, outer, above=0):
         self.needed, self.whole, self.outer = needed, whole, outer    # products of a loop of their own; of a tile
+        self.above = above                                            # loops around the loop over tiles
         self.makes = [int(line.opcode.split(".")[0] == opcode) for line in code]
         number = {line.place: i for i, line in enumerate(code)}
         self.next: list = []
@@ -101,7 +104,8 @@ class Flow:
         products = self.one_pass(head)[1]
         if any(self.one_pass(h)[1] for h in self.inside(head)):
             return self.outer
-        chunks = self.outer if len(self.around(head)) > 1 else 1      # a loop between this one and the loop over tiles
+        between = len(self.around(head)) - self.above > 1             # is there a loop between this one and the loop over tiles?
+        chunks = self.outer if between else 1
         return max(1, -(-self.needed // (products * chunks))) if products else 1
 
     def step(self, i, inner):

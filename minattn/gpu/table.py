@@ -2,10 +2,11 @@
 
     python -m minattn.gpu.table        compiles the kernels of RUNGS for sm_90 and writes ladder.md beside this file
 """
-import functools
 import math
+import multiprocessing
 import platform
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from ..core.blocks import block_map
 from ..core.inputs import prepare
 from .bound import HMMA_PRODUCTS, WARP, bound
-from .kernels import block, decode, naive, registers, rows, tensor
+from .kernels import backward, block, decode, naive, recurrence, registers, rows, tensor
 from .machine import machine, run
 from .problem import problem
 
@@ -30,8 +31,24 @@ class Rung(NamedTuple):
     dims: tuple                                                       # those D that are in the table
     kinds: tuple = ("f32",)                                           # of numbers; the first is in the table
     product: str = ""                                                 # the opcode that multiplies; none, no bound is counted
-    products: int = 2                                                 # of a pair of tiles
     chunk: int = 1024                                                 # dims that one trip of a loop around a product takes
+    passes: dict | None = None                                        # {kernel: (products of two tiles, loops around theirs)}
+
+
+def gradients(problem):
+    """The two kernels of the backward that multiply; dbias only where there is a bias."""
+    return backward.launches(problem, problem.given.q, problem.options["biased"])[0][1:]
+
+
+def delta(problem):
+    return backward.launches(problem, problem.given.q)[0][:1]
+
+
+def linear(problem):
+    """The recurrence with erase, with a decay of each channel; where there is a bias, with neither."""
+    D, plain = problem.D, problem.options["biased"]
+    k, state, decay = np.zeros((2, 64, D)), np.zeros((2, D, D)), np.zeros((2, 64, 1 if plain else D))
+    return recurrence.launches(np.zeros((2, 2, 64, D)), k, k, decay, state, None if plain else (k, k))[0]
 
 
 RUNGS = {
@@ -40,8 +57,13 @@ RUNGS = {
     "3 block": Rung(block.launches, block.TILES, (64, 128)),
     "4 registers": Rung(registers.launches, registers.TILES, (32, 64, 128), product="FFMA", chunk=registers.CHUNK),
     "5 tensor": Rung(tensor.launches, tensor.TILES, (32, 64, 128), kinds=("bf16", "f16"), product="HMMA"),
+    "backward": Rung(gradients, registers.TILES, (32, 64, 128), product="FFMA", chunk=backward.CHUNK,
+                     passes={"keys": (4, 1), "queries": (3, 0)}),
+    "delta": Rung(delta, registers.TILES, (64,)),
     "decode": Rung(decode.launches, decode.TILES, (64,)),
-}
+    "recurrence": Rung(linear, recurrence.TILES, (32, 64, 128)),
+}  # fmt: skip
+SLOW = "backward", "recurrence", "4 registers"                        # to compile: these begin first
 INTEGER = "IADD3", "IMAD", "ISETP", "LEA", "LOP3", "SHF", "VIADD", "UIADD3", "UIMAD", "UISETP", "ULEA", "ULOP3", "USHF"
 
 ABOVE = """# What the compiler made of the kernels
@@ -50,13 +72,13 @@ Written by `python -m minattn.gpu.table`; every number is the compiler's, or cou
 **Nothing here was run on a GPU, and no number here is a speed that was measured.** The last column is a bound: a warp scheduler
 starts one instruction a cycle, so a kernel whose warps issue `a pass` instructions for a tile of queries and a tile of keys
 makes at most so many TFLOP/s on an H100 (SXM: 132 processors, 4 schedulers each, 1.98 GHz). Memory, latency and the speed of
-the units that multiply are left out. [bound.py](bound.py) says how a pass is found; kernels 1 to 3 and decoding have no
-register tile to find one by.
+the units that multiply are left out. [bound.py](bound.py) says how a pass is found; kernels 1 to 3, decoding and the recurrence
+have no register tile to find one by. A pass of the backward makes four products for dK and dV (keys), three for dQ (queries).
 
-Causal attention without bias or softcap, for sm_90. Registers are those of a thread, of which there are 255; shared memory is
-that of a block, in KB; spills are bytes a thread. The opcodes are those that stand in the code, each once however often it
-runs: LDS and LDSM read shared memory, 128 says how many of them 16 bytes a thread, LDG and LDGSTS read global memory,
-`integer` computes where things are.
+Causal attention without bias or softcap, for sm_90; the recurrence with erase and a decay of each channel. Registers are
+those of a thread, of which there are 255; shared memory is that of a block, in KB; spills are bytes a thread. The opcodes are
+those that stand in the code, each once however often it runs: LDS and LDSM read shared memory, 128 says how many of them 16
+bytes a thread, LDG and LDGSTS read global memory, `integer` computes where things are.
 
 """
 HEADER = ("kernel", "D", "tile", "threads", "registers", "shared", "spills", "code", "FFMA", "HMMA", "LDS", "128", "LDG",
@@ -72,13 +94,32 @@ def example(rung, D, kind, *, softcap=None, bias=None, queries=1):
     return problem(q, k, v, blocks, scale=x.scale, softcap=x.softcap, bias=x.bias, kind=kind)
 
 
-@functools.cache
-def compiled(name, D, arch="sm_90", kind=None, full=False):
-    """[(Launch, Machine)] of a rung; a full one with softcap and bias."""
+MACHINES: dict = {}                                                   # {arguments of `compiled`: [Machine]}
+
+
+def compiled(*build):
+    """[(Launch, Machine)] of a rung: its name, D, "sm_90" or another architecture, the kind of numbers, full or not."""
+    if build not in MACHINES:
+        MACHINES[build] = machines(build)
+    return list(zip(launches_of(*build), MACHINES[build], strict=True))
+
+
+def launches_of(name, D, arch="sm_90", kind=None, full=False):
+    """The launches of a rung; a full one with softcap and bias."""
     rung = RUNGS[name]
     options = {"softcap": 30.0, "bias": np.zeros((1, 4, 1, 256))} if full else {}
-    launches = rung.launches(example(rung, D, kind or rung.kinds[0], **options))
-    return [(launch, machine(launch, arch)) for launch in launches]
+    return rung.launches(example(rung, D, kind or rung.kinds[0], **options))
+
+
+def machines(build):
+    return [machine(launch, *build[2:3]) for launch in launches_of(*build)]
+
+
+def compile_all(builds):
+    """Have `compiled` ready for many: on every core, since compiling takes seconds a kernel and one core."""
+    missing = sorted((build for build in builds if build not in MACHINES), key=lambda build: build[0] not in SLOW)
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        MACHINES.update(zip(missing, pool.map(machines, missing), strict=True))
 
 
 def issue_bound(name, D, launch, made):
@@ -88,7 +129,8 @@ def issue_bound(name, D, launch, made):
         return None
     warps, width = math.prod(launch.block) // WARP, HMMA_PRODUCTS if rung.product == "HMMA" else WARP
     needed = math.prod(rung.tiles[D]) * D // (warps * width)
-    return bound(made.text, rung.product, needed, products=rung.products, outer=max(1, D // rung.chunk))
+    products, around = (rung.passes or {}).get(launch.kernel.__name__, (2, 0))
+    return bound(made.text, rung.product, needed, products=products, outer=max(1, D // rung.chunk), around=around)
 
 
 def float64(made):
@@ -122,6 +164,7 @@ def tools():
 
 def text():
     """The whole of ladder.md."""
+    compile_all([(name, D) for name, rung in RUNGS.items() for D in rung.dims])
     lines = [list(HEADER), ["---", *["---:"] * (len(HEADER) - 1)]]
     lines += [row(name, D, *pair) for name, rung in RUNGS.items() for D in rung.dims for pair in compiled(name, D)]
     return ABOVE + "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{tools()}\n"

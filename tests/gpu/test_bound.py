@@ -122,6 +122,13 @@ def test_a_loop_around_chunks_divides_the_trips_of_the_one_inside():
     assert bound(sass(program), "FFMA", 32, outer=2).instructions == 2 + 2 * (5 + 2 * 11 + 1) + 3 + 8 * 6 + 1
 
 
+def test_what_a_loop_around_the_loop_over_tiles_does_is_left_out():
+    program = "o:\n9 IADD3 R7, R7, R8" + INNER.replace("EXIT", "@P5 BRA o\nEXIT")
+    assert bound(sass(program), "FFMA", 32, around=1) == bound(sass(INNER), "FFMA", 32)
+    program = program.replace("a:", "c:\n5 LDG.E R6, [R2]\na:").replace("3 MUFU", "@P4 BRA c\n3 MUFU")
+    assert bound(sass(program), "FFMA", 32, outer=2, around=1).instructions == 2 + 2 * (5 + 2 * 11 + 1) + 3 + 8 * 6 + 1
+
+
 def test_loops_tested_at_their_heads_make_their_trips_or_none_where_nothing_is_multiplied():
     program = """
         t:

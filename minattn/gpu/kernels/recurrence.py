@@ -33,6 +33,7 @@ from .parts import LOW
 
 f32, u32, u64 = np.float32, np.uint32, np.uint64
 VECTOR = 4                                                            # numbers a load
+TILES = {32: (16, 64), 64: (16, 64), 128: (8, 32)}                    # tokens and columns of a tile on a GPU, for every D
 SHARE = 4                                                             # threads that share a dot product, or a column of results
 
 
@@ -56,11 +57,10 @@ class Tokens(NamedTuple):
 def launches(q, k, v, g, state, erase=None, columns=None, tokens=None):
     """(one launch, the `Tokens` that it fills) of arrays (P, R, N, D), (P, N, D), (P, N, Dv), (P, N, D or 1), (P, D, Dv).
 
-    D is 32, 64 or 128 on a GPU. What shared memory holds limits the sizes: 16 tokens and 64 columns at D = 64, 8 and 32 at 128.
+    D is 32, 64 or 128 on a GPU. What shared memory holds limits the sizes of TILES.
     """
     P, R, N, D = q.shape
-    columns = columns or {32: 64, 64: 64, 128: 32}[D]
-    tokens = tokens or (8 if D > 64 else 16)
+    tokens, columns = tokens or TILES[D][0], columns or TILES[D][1]
     none = np.zeros(0, np.float32)
     a, b = (none, none) if erase is None else erase
     given = [np.ascontiguousarray(array, np.float32).ravel() for array in (q, k, v, g, a, b, state)]

@@ -111,9 +111,11 @@ def make_tile(D, owned, met, chunk=CHUNK):
             for m in range(met):
                 add(box, at, acc, a, t, u32(m), True)
         else:
-            for m in range(0, met, VECTOR):
-                for e in range(VECTOR):
-                    add(box, at, acc, a, t, u32(m) + u32(e), False)
+            for m in range(0, met, VECTOR):                           # four calls: a loop of so much is not always unrolled
+                add(box, at, acc, a, t, u32(m), False)
+                add(box, at, acc, a, t, u32(m) + u32(1), False)
+                add(box, at, acc, a, t, u32(m) + u32(2), False)
+                add(box, at, acc, a, t, u32(m) + u32(3), False)
 
     def add(box, at, acc, a, t, m, careful):
         ox, oy = t % u32(aside), t // u32(aside)
