@@ -69,8 +69,8 @@ rng = np.random.default_rng(19)
 # <details><summary>Answer</summary>
 #
 # Row 3 is g = 3, column 2 is t = 1: lane 13, c0. Row 3 of A is held by the group g = 3, lanes 12 to 15. Column 2 of B is
-# held by the group g = 2, lanes 8 to 11. So a lane multiplies numbers that it does not have: that is what the hardware is
-# for.
+# held by the group g = 2, lanes 8 to 11. So what lane 13 holds at the end is made of numbers that eight lanes held: bringing
+# them together is the hardware's work.
 #
 # </details>
 
@@ -277,7 +277,7 @@ assert (scores_at[1] == A_AT[1]).all()
 # They are the same. So each lane rounds its c0, c1 to one 16-bit pair, a0; c2, c3 to a1; the next C's to a2 and a3: four
 # `pack`, no shared memory, no shuffle, no barrier. That is why FlashAttention on tensor cores keeps P in registers.
 #
-# The maximum and the sum of a row take two exchanges, because a row is held by four lanes of one group.
+# The maximum and the sum of a row take two exchanges each, because the four lanes of a group hold the row.
 #
 # ## A warp's attention, built broken
 #
@@ -354,9 +354,9 @@ assert seen["a1 and a2 exchanged"][1] > 0.05
 assert seen["V without .trans"][0] > 0.1 > 0.01 > seen["V without .trans"][1]
 
 # %% [markdown]
-# No race, no bad index: layouts are silent. A common probe of a softmax, values of all ones (the weights of a row sum to
-# 1), finds the exchanged registers, which give half of row g to row g + 8. It is blind to the missing `.trans`: ones are
-# the same turned round. Only drawn numbers against a reference see both.
+# No race, no bad index: layouts are silent. A common probe of a softmax, values of all ones (the weights of a row sum to 1),
+# finds the exchanged registers, with which row g has half of its weights from row g + 8. It is blind to the missing `.trans`:
+# ones are the same turned round. Only drawn numbers against a reference see both.
 #
 # ## What 16 bits cost
 #
@@ -428,7 +428,7 @@ assert np.isinf(in_f16)
 
 # %% [markdown]
 # In digits bf16 is worse, in range f16 is: a score beyond its largest number is infinite, and infinity minus infinity is NaN.
-# With sums in float32 neither can happen to a score. The weights are at most 1, and safe in both.
+# With sums in float32 neither happens to a score of numbers that f16 holds. The weights are at most 1, and safe in both.
 #
 # ## The whole kernel
 #
