@@ -97,16 +97,16 @@ def model():
 
 
 def real(name):
-    """What SmolLM2 gives for `name`: computed now where the model is here, else read from maps/NAME.npz.
+    """What SmolLM2 gives for `name`: computed now where the model is here, else (and where it takes minutes) from maps/NAME.npz.
 
     Returns a namespace: `real("cat").tokens`, a list of str, and `real("cat").weights`, an array. Stored numbers have
     three digits.
     """
-    from recipes import RECIPES
+    from recipes import LONG, RECIPES
 
-    if name not in RECIPES:
-        raise KeyError(f"no recipe called {name!r}; there are {', '.join(RECIPES)}")
-    if model() is not None:
+    if name not in RECIPES | LONG:
+        raise KeyError(f"no recipe called {name!r}; there are {', '.join(RECIPES | LONG)}")
+    if name in RECIPES and model() is not None:
         return SimpleNamespace(**RECIPES[name](model()))
     with np.load(MAPS / f"{name}.npz", allow_pickle=False) as stored:
         found = {key: _widen(stored[key]) for key in stored}
@@ -197,6 +197,26 @@ def tiled(q, k, v, **options):
 
     groups = q.shape[-3] // k.shape[-3]
     return attention(q, np.concatenate([k] * groups, axis=-3), np.concatenate([v] * groups, axis=-3), **options)
+
+
+def rotated_once(q, k, v, *, window, first, rope, causal, q_pos, k_pos, **options):
+    """Streaming as it goes wrong: each key is rotated to the place at which it came, and stays so when it moves up."""
+    from minattn import attention, masks
+    from minattn import rope as rotated
+
+    last = first + window - 1                                         # the place of every token that finds the cache full
+    q, k = (rotated(a, np.minimum(pos, last) - pos, **rope) for a, pos in ((q, q_pos), (k, k_pos)))
+    mask = masks.last(window) | masks.first(first)
+    return attention(q, k, v, mask=mask, causal=causal, q_pos=q_pos, k_pos=k_pos, **options)
+
+
+def losses_after_a_gap(m, ids, gap, first=4):
+    """Losses of a text whose first tokens keep their positions while all others stand `gap` further on."""
+    n = np.arange(len(ids))
+    x, positions = m.embed(ids), np.where(n < first, n, n + gap)
+    for layer in range(m.config.layers):
+        x = m.block(layer, x, positions)
+    return losses_of(m, ids, m.logits(x))[first:]
 
 
 def linear(q, k, v, **options):

@@ -1,12 +1,14 @@
-"""What the lessons show of SmolLM2: one function for each entry of maps/, all run again by `python recipes.py`.
+"""What the lessons show of SmolLM2: one function for each entry of maps/, run again by `python recipes.py`.
 
 A recipe takes the model and returns a dict of arrays and texts. `course.real(name)` runs it where the model is here and
 reads maps/NAME.npz where it is not; a test holds the two together.
 """
 import copy
 import functools
+import json
 import os
 import sys
+import time
 
 import numpy as np
 from course import (
@@ -17,9 +19,11 @@ from course import (
     averaged,
     entering,
     linear,
+    losses_after_a_gap,
     losses_of,
     model,
     pooled,
+    rotated_once,
     silence,
     tiled,
     turned,
@@ -27,11 +31,18 @@ from course import (
 )
 
 RECIPES = {}
+LONG = {}
 
 
 def recipe(function):
     """Register `function(model) -> dict of arrays` under its name, for `course.real` and for `store`."""
     RECIPES[function.__name__] = function
+    return function
+
+
+def long_recipe(function):
+    """Register one that takes minutes: `course.real` always reads what is stored; `python recipes.py NAME` makes it anew."""
+    LONG[function.__name__] = function
     return function
 
 
@@ -302,17 +313,77 @@ def patterns(m):
             "keys": np.array([row.mean() for row in seen])}
 
 
-def store():
-    """Run every recipe on the real weights and write maps/NAME.npz; prints the sizes."""
+@recipe
+def few_bits(m):
+    """The loss on PARAGRAPH when keys and values are kept in 32, 8 and 4 bits; groups of 32 tokens, the rest waits."""
+    from minattn import KVCache, QuantizedCache, token_losses
+    from minattn.models.llama_cache import LlamaCache
+
+    ids, c = m.tokenizer.encode(PARAGRAPH), m.config
+    made = {32: KVCache} | {bits: functools.partial(QuantizedCache, bits=bits) for bits in (8, 4)}
+    caches = [LlamaCache(make(1, c.kv_heads, len(ids), c.head_dim) for _ in range(c.layers)) for make in made.values()]
+    return {"bits": np.array(list(made)), "tokens": np.array(len(ids)),
+            "losses": np.array([token_losses(m, ids, cache=cache).mean() for cache in caches])}
+
+
+@recipe
+def streaming(m):
+    """The first 160 tokens of long_text with 64 keys for each query, losses (4, N - 1): dense, window, window with four first
+    tokens, and the same with keys that are rotated once. And the mean loss of the first 64 tokens of PARAGRAPH with gaps.
+    """
+    from minattn import streaming_losses, token_losses
+
+    window, first = 64, 4
+    with np.load(MAPS / "long_text.npz") as stored:
+        ids = stored["ids"][:160].astype(np.int64)
+    losses = streaming_losses(m, ids, window=window, first=first)
+    wrong = functools.partial(rotated_once, window=window - first, first=first, rope=m.rope)
+    losses["keys rotated once"] = token_losses(m.with_attention(wrong), ids)
+    gaps, paragraph = np.array([0, 1000, 8000, 16000, 32000]), np.array(m.tokenizer.encode(PARAGRAPH))[:64]
+    return {"names": list(losses), "losses": np.array(list(losses.values())),
+            "gaps": gaps, "after_gaps": np.array([losses_after_a_gap(m, paragraph, gap).mean() for gap in gaps])}
+
+
+@long_recipe
+def long_text(m, ids=None):
+    """The loss of every token of a text twice as long as SmolLM2 was trained on: dense, window, window with first tokens.
+
+    ids (16384,): sections of the lessons as they stood when this was measured, in random order; or the `ids` given. Both
+    windows show a query 256 keys. losses (3, N - 1); seconds: what all three took.
+    """
+    from minattn import streaming_losses
+
+    ids = _prose(m)[:2 * m.config.context] if ids is None else np.asarray(ids)
+    window, first = 256, 4
+    start = time.perf_counter()
+    losses = streaming_losses(m, ids, window=window, first=first)
+    return {"ids": ids.astype(np.uint16), "names": list(losses), "losses": np.array(list(losses.values())),
+            "window": np.array(window), "first": np.array(first), "seconds": np.array(time.perf_counter() - start)}
+
+
+def store(*names):
+    """Run every recipe on the real weights, or the named ones, and write maps/NAME.npz; prints the sizes."""
     m = model()
     if m is None:
         sys.exit(1)
     MAPS.mkdir(exist_ok=True)
-    for name, make in RECIPES.items():
+    known = RECIPES | LONG
+    for name, make in [(name, known[name]) for name in names] or RECIPES.items():
         target, part = MAPS / f"{name}.npz", MAPS / "part.npz"
         np.savez_compressed(part, **{key: _narrow(value) for key, value in make(m).items()})
         os.replace(part, target)
         print(f"{target.name}: {target.stat().st_size / 1000:.0f} kB")
+
+
+def _prose(m):
+    """Tokens of the lessons' sections, in random order: so no part of the text is harder than another for long."""
+    sections = []
+    for path in sorted(MAPS.parent.glob("[0-9][0-9]_*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        sections += text.split("## Exercises")[0].split("\n## ")[1:]
+    order = np.random.default_rng(0).permutation(len(sections))
+    return np.array(m.tokenizer.encode("\n\n".join(sections[n] for n in order)))
 
 
 def _labels(m, ids):
@@ -325,4 +396,4 @@ def _narrow(value):
 
 
 if __name__ == "__main__":
-    store()
+    store(*sys.argv[1:])

@@ -63,7 +63,7 @@ def test_which_when_names_what_there_is():
         for name in path.split("."):
             thing = getattr(thing, name)
     options = {word for names, _, _ in glossary.options_of(ma.attention) for word in names.split(", ")}
-    layer = {"layout", "first", "state", "return_state"}              # of rope, RollingCache, linear_attention
+    layer = {"layout", "first", "bits", "state", "return_state"}      # of rope, RollingCache, QuantizedCache, linear_attention
     update = {"log_decay", "erase", "beta"}                           # of recurrence, delta_rule
     sparse = {"stride", "keep", "seed"}                               # of strided_attention, topk_attention, masks.bigbird
     assert set(re.findall(r"\b(\w+)=(?!=)", code)) <= options | layer | update | sparse

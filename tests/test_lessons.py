@@ -13,7 +13,7 @@ sys.path.insert(0, str(LESSONS))                                      # as in a 
 
 import build  # noqa: E402
 import course  # noqa: E402
-from recipes import RECIPES  # noqa: E402
+from recipes import LONG, RECIPES  # noqa: E402
 
 MAX_LINES = 25
 
@@ -132,15 +132,34 @@ def test_stored_maps_are_what_the_model_gives(name, need_weights):
     with np.load(course.MAPS / f"{name}.npz", allow_pickle=False) as stored:
         assert set(stored) == set(live)
         for key, value in live.items():
-            value = np.asarray(value)
-            if value.dtype.kind == "f":
-                assert np.abs(stored[key].astype(np.float64) - value).max() <= 1e-3 * np.abs(value).max(), key
-            else:
-                np.testing.assert_array_equal(stored[key], value)
+            agree(stored[key], value, key)
+
+
+def agree(stored, value, key):
+    value = np.asarray(value)
+    if value.dtype.kind == "f":
+        assert np.abs(stored.astype(np.float64) - value).max() <= 1e-3 * np.abs(value).max(), key
+    else:
+        np.testing.assert_array_equal(stored, value)
+
+
+@pytest.mark.slow
+def test_the_long_text_begins_as_the_model_gives(need_weights):
+    """All of it would take many minutes: here the part in which both windows fill up and let their first 64 keys go."""
+    with np.load(course.MAPS / "long_text.npz", allow_pickle=False) as file:
+        stored = dict(file)
+    live = LONG["long_text"](need_weights(), stored["ids"][:320].astype(np.int64))
+    assert set(stored) == set(live)
+    for key in ("names", "window", "first"):
+        agree(stored[key], live[key], key)
+    agree(stored["ids"][:320], live["ids"], "ids")
+    agree(stored["losses"][:, :319], live["losses"], "losses")
+    assert stored["losses"].shape == (3, stored["ids"].size - 1)
+    assert np.isfinite(stored["losses"]).all()
 
 
 def test_every_recipe_has_its_stored_maps_and_they_are_small():
-    assert {path.stem for path in course.MAPS.glob("*")} == set(RECIPES)
+    assert {path.stem for path in course.MAPS.glob("*")} == set(RECIPES | LONG)
     assert [path.name for path in course.MAPS.glob("*") if path.stat().st_size > 300_000] == []
 
 
