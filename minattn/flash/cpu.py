@@ -38,8 +38,7 @@ def forward(x, pages=None):
     if B * N * S == 0:
         return np.zeros((B, H, N, Dv), np.float32), None, np.broadcast_to(sinks[:, None], (B, H, N)).copy()
     if N <= FEW and x.score_mod is None:
-        k, v, table, lengths = pages or (x.k, x.v, *in_one_piece(x.batch, S))
-        return decode(x, sinks, k, v, plain(table, np.int64) if pages else table, plain(lengths, np.int64) if pages else lengths)
+        return decode(x, sinks, *(pages or (x.k, x.v, *in_one_piece(B, S))))
     q, k, v, brain = ready(x.q, x.k, x.v)
     out, lse = aligned(B, H, N, v.shape[3]), np.empty((B, H, N), np.float32)
     panels = panels_of(B * H, N)
@@ -56,7 +55,7 @@ def forward(x, pages=None):
 def reads_pages(x, k, v):
     """Whether `forward(x, (k, v, table, lengths))` takes keys and values from pages; then x.k and x.v only lend their shapes.
 
-    k (pages, G, P, D), v (pages, G, P, Dv), table (B, pages of a row), lengths (B,): see decode.py.
+    k (pages, G, P, D), v (pages, G, P, Dv), table (B, pages of a row) and lengths (B,) in int64: see decode.py.
     """
     (_, _, N, D), S, Dv = x.q.shape, x.k.shape[2], v.shape[3]
     whole = k.dtype.itemsize <= 4 and D % LANES == Dv % LANES == 0    # no page need be copied to fill a vector
@@ -66,7 +65,7 @@ def reads_pages(x, k, v):
 @functools.lru_cache(maxsize=64)
 def in_one_piece(batch, S):
     """Table and lengths of a cache in one piece: row b has one page, with all its keys."""
-    return plain(np.arange(batch)[:, None], np.int64), plain(np.full(batch, S), np.int64)
+    return np.arange(batch, dtype=np.int64)[:, None], np.full(batch, S, np.int64)
 
 
 def decode(x, sinks, k, v, table, lengths):

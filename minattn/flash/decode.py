@@ -26,6 +26,7 @@ from .simd import (
     add,
     as_floats,
     at,
+    emit_ask,
     emit_fma,
     emit_load,
     exp2,
@@ -53,15 +54,20 @@ product_rows, product_narrow = product_tile("C", FOUR, COLUMNS), product_tile("C
 
 
 @intrinsic
-def dots(context, q, k, k_row, D):
-    """q_row . k_key for FOUR rows q (FOUR, D) and AT_ONCE keys, in lane key * FOUR + row."""
+def dots(context, q, k, k_row, v, v_row, D):
+    """q_row . k_key for FOUR rows q (FOUR, D) and AT_ONCE keys, in lane key * FOUR + row.
 
-    def build(builder, q, k, k_row, D):
+    Meanwhile their values are asked for, since a processor foresees lines that follow each other, but no jump to a page.
+    """
+
+    def build(builder, q, k, k_row, v, v_row, D):
         pairs = [(key, row) for key in range(AT_ONCE) for row in range(FOUR)]
         before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("end")
         builder.branch(loop)
         builder.position_at_end(loop)
         d, sums = builder.phi(INT64), [builder.phi(VECTOR) for _ in pairs]
+        for key in range(AT_ONCE):
+            emit_ask(builder, v, builder.add(builder.mul(v_row, INT64(key)), d))
         keys = [emit_load(builder, k, builder.add(builder.mul(k_row, INT64(key)), d)) for key in range(AT_ONCE)]
         rows = [emit_load(builder, q, builder.add(builder.mul(D, INT64(row)), d)) for row in range(FOUR)]
         new = [emit_fma(builder, keys[key], rows[row], old) for old, (key, row) in zip(sums, pairs, strict=True)]
@@ -85,7 +91,7 @@ def dots(context, q, k, k_row, D):
             half //= 2
         return new[0]
 
-    return word(vec(float_p, float_p, types.intp, types.intp), build)
+    return word(vec(float_p, float_p, types.intp, float_p, types.intp, types.intp), build)
 
 
 @intrinsic
@@ -105,23 +111,28 @@ def over_keys(context, a, largest_or_sum):
 
 
 @njit
-def find(where, a, table, b, g, first, count):
-    """Where each AT_ONCE keys of a tile begin, counted in numbers from a[0, 0, 0, 0], and its run; 0 where it is too short."""
-    pages, _, P, _ = a.shape
-    width, slot = a.itemsize, first % P
-    if slot + -(-count // AT_ONCE) * AT_ONCE <= P:      # in one page: each begins as far behind the one before
-        begin = (table[b, first // P] % pages * a.strides[0] + g * a.strides[1] + slot * a.strides[2]) // width
-        step = AT_ONCE * a.strides[2] // width
-        for n in range(-(-count // AT_ONCE)):
-            where[n] = begin + n * step
-        return KEYS
-    run = min(P & -P, KEYS)                             # the powers of two that divide both
+def find(k_at, v_at, k, v, table, b, g, first, count):
+    """Where each AT_ONCE keys of a tile and their values begin, counted in numbers, and their run; 0 where it is too short."""
+    P, n = k.shape[2], 0
+    in_one_page = first % P + -(-count // AT_ONCE) * AT_ONCE <= P
+    run = KEYS if in_one_page else min(P & -P, KEYS)    # the powers of two that divide both
     if run < AT_ONCE:
         return 0
-    for n in range(0, count, AT_ONCE):
-        page, slot = table[b, (first + n) // P] % pages, (first + n) % P
-        where[n // AT_ONCE] = (page * a.strides[0] + g * a.strides[1] + slot * a.strides[2]) // width
+    while n < count:
+        page, slot = table[b, (first + n) // P], (first + n) % P
+        k_page, v_page = offset(k, page, g, slot), offset(v, page, g, slot)
+        stop, begin = min(n + P - slot, count), n
+        for n in range(begin, stop, AT_ONCE):
+            k_at[n // AT_ONCE] = k_page + (n - begin) * (k.strides[2] // k.itemsize)
+            v_at[n // AT_ONCE] = v_page + (n - begin) * (v.strides[2] // v.itemsize)
+        n = stop
     return run
+
+
+@njit
+def offset(a, page, g, slot):
+    """Where a[page, g, slot] begins, counted in numbers from the start; an array that all rows share has one page."""
+    return (page % len(a) * a.strides[0] + g * a.strides[1] + slot * a.strides[2]) // a.itemsize
 
 
 @njit
@@ -145,7 +156,7 @@ def four_rows(st, fade, q, k, k_at, k_row, v, v_at, v_row, run, D, Dv, count, so
     """One tile of `count` keys for FOUR rows: a step of the online softmax."""
     for key in range(0, KEYS, AT_ONCE):
         if key < count:
-            store(st, key * FOUR, dots(q, plus(k, k_at[key // AT_ONCE]), k_row, D))
+            store(st, key * FOUR, dots(q, plus(k, k_at[key // AT_ONCE]), k_row, plus(v, v_at[key // AT_ONCE]), v_row, D))
     if softcap > 0:
         cap(st, 1, KEYS * FOUR, KEYS * FOUR, softcap)
     s = carray(st, (KEYS, FOUR))
@@ -202,7 +213,7 @@ def decode_span(work, q, k, v, table, extra, b, g, start, stop, top, total, acc,
     hiding = extra[b % extra.shape[0], g % extra.shape[1]]
     for first in range(start, stop, KEYS):
         count, finite = min(KEYS, stop - first), True
-        run = 0 if half else find(k_at, k, table, b, g, first, count)
+        run = 0 if half else find(k_at, v_at, k, v, table, b, g, first, count)
         k_now, k_row = as_floats(at(k, 0, 0, 0)), k.strides[2] // 4
         v_now, v_row = as_floats(at(v, 0, 0, 0)), v.strides[2] // 4
         if run == 0:
@@ -211,8 +222,6 @@ def decode_span(work, q, k, v, table, extra, b, g, start, stop, top, total, acc,
         if run == 0 or hiding.size > 0:
             finite = copy(v_at, p_v, v, table, b, g, first, count, brain) or (not half and hiding.size == 0)
             v_now, v_row, run = p_v, Dv, KEYS
-        else:
-            find(v_at, v, table, b, g, first, count)
         for row in range(0, rows, FOUR):
             four_rows(p_st, p_fade, at(q, b, g, row), k_now, k_at, k_row, v_now, v_at, v_row, run, D, Dv, count, softcap, hiding,
                       first, row, plus(top, row // FOUR * LANES), plus(total, row // FOUR * LANES), plus(acc, row * Dv),

@@ -27,6 +27,7 @@ LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR, INTS = ir.VectorType(FLOAT, LANES), ir.VectorType(INT32, LANES)
 SHORTS, BYTES = ir.VectorType(ir.IntType(16), LANES), ir.VectorType(ir.IntType(8), LANES)
+BYTE_P = ir.IntType(8).as_pointer()
 float_p = types.CPointer(types.float32)
 
 
@@ -68,6 +69,12 @@ def emit_load(builder, p, n, kind=VECTOR):
     value = builder.load(builder.bitcast(builder.gep(p, [n]), kind.as_pointer()))
     value.align = {VECTOR: 4, SHORTS: 2, BYTES: 1}[kind]    # nothing is promised beyond the alignment of one element
     return value
+
+
+def emit_ask(builder, p, n):
+    """Bid the memory to bring the cache line of p[n], which will be read soon; nothing waits for it."""
+    read, near, data = INT32(0), INT32(3), INT32(1)
+    call(builder, "llvm.prefetch.p0i8", ir.VoidType(), builder.bitcast(builder.gep(p, [n]), BYTE_P), read, near, data)
 
 
 def emit_store(builder, p, n, value):
