@@ -12,7 +12,7 @@ import numpy as np
 
 from . import backends
 from .core import reference
-from .core.errors import OptionError
+from .core.errors import BackendError, OptionError
 from .core.inputs import prepare
 from .core.reference import Steps
 from .core.shapes import count
@@ -59,10 +59,12 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=
     score_mod : callable, optional
         `score_mod(score, b, h, i, j)` in place of softcap: an entry of the scaled scores, the flat index over the axes before
         the heads, the head, and the positions; written entry by entry, as NumPy evaluates it on arrays.
-    backend : {"auto", "numpy", "cpu"}
+    backend : {"auto", "numpy", "cpu", "cuda"}
         "numpy" is the reference, which forms the N x S scores; "cpu" goes tile by tile in O(N) memory, in float32 (and 16
-        bits) by Numba kernels that are compiled when first used, in float64 by NumPy. "auto" is "numpy" for up to 128 * 128
-        scores (B * H * N * S), where it is as fast and nothing need be compiled, and where Numba is absent; else "cpu".
+        bits) by Numba kernels that are compiled when first used, in float64 by NumPy; "cuda" does so on a GPU, in float32 and
+        16 bits, for D and Dv up to 128 and without score_mod. "auto" is "cuda" where the arrays live on a GPU; else "numpy" for
+        up to 128 * 128 scores (B * H * N * S), where it is as fast and nothing need be compiled, and where Numba is absent;
+        else "cpu".
     return_weights, return_lse : bool
         Also return the weights (..., H, N, S), and the log-sum-exp of the scores (..., H, N) in float32 or better.
 
@@ -76,6 +78,13 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=
     ------
     ShapeError, DtypeError, MaskError, PositionError, OptionError, BackendError
         All of them `MinattnError`; the text names argument, axis and both sizes.
+
+    Notes
+    -----
+    Arrays on a GPU (PyTorch's, CuPy's, whatever has `__cuda_array_interface__`) stay there, as long as all of q, k and v do:
+    kernels run after what is on the caller's stream, and results are arrays of the same library; others than PyTorch's and
+    CuPy's get those of numba.cuda. Nothing is copied where an array is in one piece and D and Dv are equal and 32, 64 or 128;
+    else it is, on the GPU. A mask or positions that live there are fetched. `attention_backward` gives gradients, autograd none.
 
     References
     ----------
@@ -122,7 +131,7 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, q_pos=None, k_pos=
     >>> axes = ma.plot.heatmap(w[1, 5], ["the", "cat", "sat", "down"])
     """
     x = prepare(q, k, v, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
-                sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
+                sink_logits=sink_logits, score_mod=score_mod, home=backends.home(backend, q=q, k=k, v=v))  # fmt: skip
     engine = backends.engine(backend, x)
     with np.errstate(invalid="ignore", over="ignore"):            # NaN in what nobody sees is fine, and what is seen shows
         out, weights, lse = engine.forward(x)
@@ -178,7 +187,7 @@ def attention_backward(dout, q, k, v, *, out=None, lse=None, score_mod_grad=None
     True
     """
     x = prepare(q, k, v, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
-                sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
+                sink_logits=sink_logits, score_mod=score_mod, home=backends.home(backend, q=q, k=k, v=v))  # fmt: skip
     engine = backends.engine(backend, x)
     if (out is None) != (lse is None):
         raise OptionError("out and lse go together: give both, as attention(..., return_lse=True) returned them, or neither")
@@ -191,7 +200,7 @@ def attention_backward(dout, q, k, v, *, out=None, lse=None, score_mod_grad=None
         dq, dk, dv, dbias, dsink = engine.backward(x, dout, out, lse, score_mod_grad)
     return Grads(
         x.gradient(dq, q), x.gradient(dk, k), x.gradient(dv, v), None if bias is None else x.gradient(dbias, bias),
-        None if sink_logits is None else dsink.astype(np.asarray(sink_logits).dtype, copy=False),
+        dsink if sink_logits is None or x.home is not None else dsink.astype(np.asarray(sink_logits).dtype, copy=False),
     )  # fmt: skip
 
 
@@ -231,10 +240,12 @@ def attention_weights(q, k, *, lse=None, heads=None, rows=None, top=None, mask=N
     ([-1, 0, 1], 0.0)
     """
     x = prepare(q, k, mask=mask, bias=bias, causal=causal, q_pos=q_pos, k_pos=k_pos, scale=scale, softcap=softcap,
-                sink_logits=sink_logits, score_mod=score_mod)  # fmt: skip
+                sink_logits=sink_logits, score_mod=score_mod, home=backends.home(backend, q=q, k=k))  # fmt: skip
     engine = backends.engine(backend, x)
     lse = None if lse is None else x.accept("lse", lse)
     top = None if top is None else count("top", top, 1)
+    if x.home is not None and (heads is not None or rows is not None):
+        raise BackendError("heads and rows choose from NumPy's arrays; of arrays on a GPU ask for the whole map, or give a part")
     if heads is not None or rows is not None:
         x, lse = x.select(heads, rows, lse)
     with np.errstate(invalid="ignore", over="ignore"):

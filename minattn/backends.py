@@ -10,15 +10,38 @@ import warnings
 import numpy as np
 
 from .core.errors import BackendError
+from .core.shapes import lives_on_a_gpu
 
 # each a module with forward, backward and weights, imported when it is first asked for
 BACKENDS = {"numpy": "minattn.core.reference", "cpu": "minattn.flash.cpu"}
+CUDA = "minattn.gpu.cuda"             # of attention alone; under "auto" where the arrays live on a GPU
 # up to so many scores (B * H * N * S) the reference takes well under a millisecond: no reason to wait for a compiler
 SMALL = 128 * 128
 
 
+def home(name, **arrays):
+    """For arrays that live on a GPU, what brings them to kernels (gpu.home.There); None for NumPy's.
+
+    Raises
+    ------
+    BackendError
+        If the backend that is named is for NumPy's arrays, or some of the arrays are NumPy's.
+    """
+    for array in arrays.values():
+        if lives_on_a_gpu(array):
+            if name not in ("auto", "cuda"):
+                kind = type(array).__name__
+                raise BackendError(f"backend is {name!r}, but arrays are given that live on a GPU ({kind}); 'cuda' takes them")
+            return importlib.import_module("minattn.gpu.home").There(**arrays)
+    return None
+
+
 def engine(name, x):
     """The module that computes attention on the problem `x` (core.inputs.Inputs)."""
+    if name == "cuda" or x.home is not None:
+        return importlib.import_module(CUDA)
+    if name not in ("auto", *BACKENDS):
+        raise BackendError(f"backend is {name!r}; here there is {', '.join(map(repr, ['auto', *BACKENDS, 'cuda']))}")
     scores = x.batch * x.q.shape[1] * x.q.shape[2] * x.k.shape[2]
     wide = x.work == np.float64                                  # its tiled form is plain NumPy
     name = choose(name, scores, compiled=not wide)
@@ -45,8 +68,8 @@ def choose(name, size, *, compiled):
     if name == "auto":
         return "cpu" if size > SMALL and (not compiled or numba_is_here()) else "numpy"
     if not isinstance(name, str) or name not in BACKENDS:
-        known = ", ".join(map(repr, ["auto", *BACKENDS]))
-        raise BackendError(f"backend is {name!r}; here there is {known}")
+        known, alone = ", ".join(map(repr, ["auto", *BACKENDS])), "; 'cuda' computes attention alone" if name == "cuda" else ""
+        raise BackendError(f"backend is {name!r}; here there is {known}{alone}")
     if name == "cpu" and compiled and not numba_is_here():
         raise BackendError("backend 'cpu' needs Numba for float32, which is not installed or does not load: pip install numba")
     return name

@@ -38,7 +38,7 @@ class LinearityError(MinattnError, ValueError):
 
 
 class BackendError(MinattnError, ValueError):
-    """A backend that does not exist here; the text says which do."""
+    """A backend that does not exist here, or cannot do what is asked of it; the text says which do."""
 
 
 class CacheError(MinattnError, ValueError):

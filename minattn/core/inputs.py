@@ -43,6 +43,7 @@ class Inputs:
     rows: np.ndarray                  # original index of each query here
     columns: np.ndarray               # original index of each key here
     sizes: tuple                      # (B, N, S) of the whole problem
+    home: Any = None                  # for arrays on a GPU: what knows them (gpu/home.py); q, k, v and bias stand for them
 
     @property
     def batch(self):
@@ -116,7 +117,7 @@ class Inputs:
 
     def accept(self, name, array, dim=()):
         """A result that the caller hands back, (..., H, N) or (..., H, N, Dv), as (B, H, N) or (B, H, N, Dv)."""
-        array, (H, N) = floats(name, array), self.q.shape[1:3]
+        array, (H, N) = (floats if self.home is None else self.home.stand_in)(name, array), self.q.shape[1:3]
         shape = (*self.lead, *(() if self.headless else (H,)), N, *dim)
         if array.shape != shape:
             raise ShapeError(f"{name} is {array.shape}; it must be (..., H, N{', Dv' if dim else ''}) = {shape}")
@@ -124,6 +125,8 @@ class Inputs:
 
     def restore(self, array, dtype=None):
         """(B, H, ...) with the caller's leading axes, in the type of the results."""
+        if self.home is not None:                                 # which gives them as the caller wants them
+            return array
         head = () if self.headless else array.shape[1:2]
         lead = self.lead if len(array) == self.batch else (1,) * len(self.lead)        # shared by all rows, as a bias may be
         array = array.reshape(*lead, *head, *array.shape[2:])
@@ -131,16 +134,21 @@ class Inputs:
 
     def gradient(self, array, argument):
         """(B, H, ...) as the gradient of what the caller gave: summed over where that was broadcast, and of its type."""
+        if self.home is not None:
+            return array
         argument = np.asarray(argument)
         return sum_to(self.restore(array, self.work), argument.shape).astype(argument.dtype, copy=False)
 
 
 def prepare(q, k, *values, mask=None, bias=None, causal=False, q_pos=None, k_pos=None, scale=None, softcap=None,
-            sink_logits=None, score_mod=None):  # fmt: skip
-    """Check the arguments of `attention` and bring them into the form of `Inputs`."""
-    given = {"q": floats("q", q), "k": floats("k", k)}
+            sink_logits=None, score_mod=None, home=None):  # fmt: skip
+    """Check the arguments of `attention` and bring them into the form of `Inputs`. For `home` see there."""
+    read = floats
+    if home is not None:
+        read, (mask, q_pos, k_pos) = home.stand_in, map(home.fetch, (mask, q_pos, k_pos))
+    given = {"q": read("q", q), "k": read("k", k)}
     if values:                                                    # (v,); attention_weights has none
-        given["v"] = floats("v", *values)
+        given["v"] = read("v", *values)
     _check_axes(**given)
     headless = given["q"].ndim == 2
     lead = broadcast_lead(**{name: a.shape[:-3] for name, a in given.items()})
@@ -165,9 +173,9 @@ def prepare(q, k, *values, mask=None, bias=None, causal=False, q_pos=None, k_pos
     if causal:
         rule = _and_causal(rule)
     if bias is not None:
-        bias = _score_shaped("bias", floats("bias", bias), scores, headless)
+        bias = _score_shaped("bias", read("bias", bias), scores, headless)
     if sink_logits is not None:
-        sink_logits = floats("sink_logits", sink_logits)
+        sink_logits = read("sink_logits", sink_logits)
         if sink_logits.shape != (H,):
             raise ShapeError(f"sink_logits is {sink_logits.shape} but q has H = {H}; it must be (H,), one logit a head")
     return Inputs(
@@ -176,7 +184,7 @@ def prepare(q, k, *values, mask=None, bias=None, causal=False, q_pos=None, k_pos
         bias=bias, sink_logits=sink_logits, rule=rule, array=array,
         q_pos=positions("q_pos", q_pos, "N", np.arange(S - N, S), lead),
         k_pos=positions("k_pos", k_pos, "S", np.arange(S), lead),
-        heads=np.arange(H), rows=np.arange(N), columns=np.arange(S), sizes=(batch, N, S),
+        heads=np.arange(H), rows=np.arange(N), columns=np.arange(S), sizes=(batch, N, S), home=home,
     )  # fmt: skip
 
 

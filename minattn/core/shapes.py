@@ -7,7 +7,7 @@ import operator
 
 import numpy as np
 
-from .errors import DtypeError, OptionError, PositionError, ShapeError
+from .errors import BackendError, DtypeError, OptionError, PositionError, ShapeError
 
 
 def spell(name, shape, letters):
@@ -18,8 +18,16 @@ def spell(name, shape, letters):
     return f"{name} is ({', '.join(named)})"
 
 
+def lives_on_a_gpu(value):
+    """Whether an array lives in the memory of a GPU, where NumPy cannot read it. PyTorch's live here or there."""
+    return hasattr(type(value), "__cuda_array_interface__") and getattr(value, "is_cuda", True)
+
+
 def as_array(name, value):
     """`value` as an array; what cannot be one, or would lose the mask that it carries, is refused."""
+    if lives_on_a_gpu(value):
+        what = f"{name} lives on a GPU ({type(value).__name__}) and is wanted as NumPy's here"
+        raise BackendError(f"{what}; attention, its gradient and its weights take q, k and v together from there")
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise DtypeError(f"{name} is a masked array, and its mask would be ignored; fill it first, as in {name}.filled(0)")
     try:

@@ -11,11 +11,11 @@ import numpy as np
 from numba import types
 
 from ..core import reference
+from ..core.block_maps import blocks_of
 from . import backward as backward_kernel
 from . import decode as decode_kernel
 from . import forward as forward_kernel
 from . import online
-from .block_maps import blocks_of
 from .compile import compiled
 from .decode import FOUR
 from .options import LOG2E, Options
@@ -181,7 +181,7 @@ def compiled_mod(x, score_mod_grad=None, *, slope=False):
 
 
 def options_of(x, mod):
-    blocks = blocks_of(x)
+    blocks = blocks_of(x, PANEL, KEYS)
     score_mod, slope, *_ = *(function.address for function in mod), 0, 0
     return Options(
         kind=blocks.kind, span=blocks.span, stored=blocks.stored, partial=blocks.keys_first,

@@ -56,7 +56,9 @@ class Gpu:
 
     def put(self, array):
         with self.cuda.gpus[self.device]:
-            return self.cuda.to_device(np.ascontiguousarray(array), stream=self.stream)
+            made = self.cuda.to_device(np.ascontiguousarray(array), stream=self.stream)
+            self.stream.synchronize()                                 # so that other streams may read it as well
+            return made
 
     def get(self, array):
         with self.cuda.gpus[self.device]:
@@ -69,11 +71,20 @@ class Gpu:
             return self.cuda.device_array(size, dtype, stream=self.stream)
 
     def zeros(self, size, dtype):
+        made = self.empty(size, dtype)
+        self.clear(made)
+        return made
+
+    def clear(self, array):
+        """Zeros into an array."""
         with self.cuda.gpus[self.device]:
-            made = self.cuda.device_array(size, dtype, stream=self.stream)
-            if made.size:
-                self.cuda.cudadrv.driver.device_memset(made, 0, made.alloc_size, stream=self.stream)
-            return made
+            array = self.here(array)
+            if array.size:
+                self.cuda.cudadrv.driver.device_memset(array, 0, array.alloc_size, stream=self.stream)
+
+    def wait(self):
+        with self.cuda.gpus[self.device]:
+            self.stream.synchronize()
 
     def run(self, launch):
         """Begin a launch; the first of its kind compiles. It ends some time later, before what this stream does next."""
@@ -130,13 +141,16 @@ def compile_ptx(launch, cc=(9, 0), *, fastmath=True):
 
 
 def type_of(argument):
-    """Numba's type of an argument: arrays are flat and in one piece, whole numbers have 32 bits."""
+    """Numba's type of an argument: arrays are flat and in one piece, whole numbers have 32 bits, np.int64 what it says."""
     from numba import from_dtype, types
 
     if hasattr(argument, "dtype") and hasattr(argument, "shape") and not isinstance(argument, np.generic):
         return types.Array(from_dtype(argument.dtype), argument.ndim, "C")
     if isinstance(argument, tuple):
-        return types.NamedTuple([type_of(a) for a in argument], type(argument))
+        inside = [type_of(a) for a in argument]
+        return types.NamedTuple(inside, type(argument)) if hasattr(argument, "_fields") else types.BaseTuple.from_types(inside)
+    if isinstance(argument, np.int64):
+        return types.int64
     if isinstance(argument, (int, np.integer)):
         return types.int32
     return from_dtype(np.asarray(argument).dtype)

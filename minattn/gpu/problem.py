@@ -85,23 +85,37 @@ def problem(q, k, v, blocks: BlockMap, *, scale, softcap=None, bias=None, dims=D
         If D or Dv is longer than the longest of `dims`.
     """
     (B, H, N, D), (_, G, S, Dv) = q.shape, v.shape
-    longest = max(D, Dv)
-    if longest > max(dims):
-        raise BackendError(f"D = {D} and Dv = {Dv}; the GPU kernels take at most {max(dims)}, and backend='cpu' any")
-    dim = min(d for d in dims if d >= longest)
+    dim = filled_up(D, Dv, dims)
     bias = np.zeros((1, 1, 1, 0), np.float32) if bias is None else bias
-    kinds, tiles = blocks.kind.shape, blocks.kind.shape[2] * blocks.kind.shape[3]
     dtype = np.float32 if kind == "f32" else np.uint16
-    partial = np.ascontiguousarray(blocks.partial).view(np.uint8).ravel()
+    tiles = map_arrays(blocks)
     given = Given(
         q=flat(q, B, dim, dtype), k=flat(k, B, dim, dtype), v=flat(v, B, dim, dtype),
         bias=np.ascontiguousarray(bias, np.float32).ravel(),
-        kind=blocks.kind.ravel(), stored=blocks.stored.ravel(), partial=partial,
+        kind=tiles[0], stored=tiles[1], partial=tiles[2],
         out=np.zeros(B * H * N * dim, dtype), lse=np.zeros(B * H * N, np.float32), H=H, G=G, N=N, S=S,
-        kind_b=tiles * kinds[1] * (kinds[0] > 1), kind_h=tiles * (kinds[1] > 1), **bias_steps(bias.shape),
+        **map_steps(blocks), **bias_steps(bias.shape),
         scale=np.float32(scale), softcap=np.float32(softcap or 0),
     )  # fmt: skip
     return Problem(given, B=B, D=dim, block_q=blocks.block_q, block_k=blocks.block_k, kind=kind)
+
+
+def filled_up(D, Dv, dims):
+    """The D of the kernels that take heads of these dims."""
+    if max(D, Dv) > max(dims):
+        raise BackendError(f"D = {D} and Dv = {Dv}; the GPU kernels take at most {max(dims)}, and backend='cpu' any")
+    return min(d for d in dims if d >= max(D, Dv))
+
+
+def map_arrays(blocks):
+    """kind, stored and partial of a block map, flat."""
+    return blocks.kind.ravel(), blocks.stored.ravel(), np.ascontiguousarray(blocks.partial).view(np.uint8).ravel()
+
+
+def map_steps(blocks):
+    """How far apart the tiles of two rows are, and of two heads."""
+    B, H, rows, columns = blocks.kind.shape
+    return {"kind_b": rows * columns * H * (B > 1), "kind_h": rows * columns * (H > 1)}
 
 
 def flat(a, B, dim, dtype):

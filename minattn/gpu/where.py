@@ -1,4 +1,4 @@
-"""Where kernels run: the five things that a place must do, and the plainest place there is.
+"""Where kernels run: what a place must do, and the plainest place there is.
 
 `device.Gpu` is a GPU, `simulated.Simulated` the simulator on NumPy arrays. What brings a problem to kernels speaks to either,
 so all of it but the machine itself is tested without a GPU.
@@ -25,6 +25,9 @@ class Place(Protocol):
 
     def run(self, launch) -> None:
         """Begin a `problem.Launch`, whose arrays are of that place."""
+
+    def wait(self) -> None:
+        """Until all of that is done."""
 
 
 class Host:

@@ -9,6 +9,11 @@
     backward.py    the gradients: dK and dV over the tiles of queries, dQ over those of keys; tile.py, what both are made of
     decode.py      few queries: the keys split over blocks, each read once for its whole group, and the splits joined
     recurrence.py  the linear family: a state in shared memory, tokens a tile at a time
+    weights.py     the map itself
+
+    arrange.py     any layout to the one that kernels read, and back
+    sinks.py       sink logits joined to a result, and their gradient
+    careful.py     rows that a hidden NaN reached through tensor cores, computed again
 
 Every factory `make_...(D, block_q, block_k, biased, capped)` returns plain Python over a global `cuda`, whose argument `x` is
 a `problem.Given`, the same function for the same options; `launches(problem)` says over which grid it runs. The simulator runs

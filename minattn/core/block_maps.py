@@ -1,4 +1,4 @@
-"""The block map of a problem as the kernels read it: panels of PANEL queries before tiles of KEYS keys.
+"""The block map of a problem as kernels read it: tiles of block_q queries before block_k keys.
 
 A map says of every tile whether it is empty, full or partial (core/blocks.py). Making it takes time that a mask which comes
 again need not cost again, as in every layer of a model: so a rule's maps are kept for as long as the rule itself.
@@ -8,9 +8,8 @@ import weakref
 
 import numpy as np
 
-from ..core.blocks import EMPTY, BlockMap, block_map
-from ..core.mask import Mask
-from .tiles import KEYS, PANEL
+from .blocks import EMPTY, BlockMap, block_map
+from .mask import Mask
 
 REMEMBERED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()       # mask: its block maps, at most MOST
 MOST = 8
@@ -18,7 +17,13 @@ EVERYTHING = Mask(lambda i, j: j >= 0, name="everything", known=lambda t: (t.j_l
 
 
 class Blocks(BlockMap):
-    """A block map with what the kernels want besides: where the tiles of a row begin and end, and tiles with keys down."""
+    """A block map with what kernels want besides: where the tiles of a row begin and end, tiles with keys down, and on a GPU
+    the map itself."""
+
+    @functools.cached_property
+    def sent(self):
+        """What a backend keeps of this map elsewhere, by where that is."""
+        return {}
 
     @functools.cached_property
     def span(self):
@@ -32,19 +37,19 @@ class Blocks(BlockMap):
         return self.partial.swapaxes(-1, -2).copy(order="C")
 
 
-def blocks_of(x):
-    """The block map of the mask in panels of queries. That of a rule is remembered with the rule; an array may have changed."""
+def blocks_of(x, block_q, block_k):
+    """The block map of the mask of `x`. That of a rule is remembered with the rule; an array may have changed."""
     if x.array is not None:
         rule = from_array(x.array)
-        return Blocks(*block_map(rule if x.rule is None else rule & x.rule, x.grid(), PANEL, KEYS))
+        return Blocks(*block_map(rule if x.rule is None else rule & x.rule, x.grid(), block_q, block_k))
     rule = EVERYTHING if x.rule is None else x.rule
     maps = REMEMBERED.setdefault(rule, {})
-    key = x.sizes, len(x.heads), *((pos.shape, pos.tobytes()) for pos in (x.q_pos, x.k_pos))
+    key = x.sizes, len(x.heads), block_q, block_k, *((pos.shape, pos.tobytes()) for pos in (x.q_pos, x.k_pos))
     found = maps.get(key)                                         # another thread may clear them meanwhile
     if found is None:
         if len(maps) >= MOST:
             maps.clear()
-        found = maps[key] = Blocks(*block_map(rule, x.grid(), PANEL, KEYS))
+        found = maps[key] = Blocks(*block_map(rule, x.grid(), block_q, block_k))
     return found
 
 
