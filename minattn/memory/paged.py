@@ -115,7 +115,9 @@ class PagedCache(Pages):
             -1 where a shorter row has nothing.
         """
         rows = np.atleast_1d(rows).tolist()
-        lengths, k_pos = self._places(rows)
+        lengths = self._held(rows)
+        slots = np.arange(lengths.max(initial=0))
+        k_pos = np.where(slots < lengths[:, None], slots, -1)
         made = []
         for store in (self.k, self.v):
             out = np.zeros((len(rows), store.shape[1], k_pos.shape[1], store.shape[3]), store.dtype)
@@ -152,12 +154,13 @@ class PagedCache(Pages):
             wanted = "(H, N, D) for one row" if single else f"(R, H, N, D) with R = {len(rows)}, the rows"
             raise ShapeError(f"q is {q.shape}; it must be {wanted}")
         rows = np.atleast_1d(rows).tolist()
-        lengths, k_pos = self._places(rows)
+        lengths = self._held(rows)
         options["q_pos"] = np.maximum(lengths[:, None] - q.shape[-2] + np.arange(q.shape[-2]), -1)
         q = q[None] if single else q
-        R, S = k_pos.shape
+        R, S = len(rows), lengths.max(initial=0)
         shapes = [np.broadcast_to(a[:1, :, :1], (R, a.shape[1], S, a.shape[3])) for a in (self.k, self.v)]     # and no numbers
-        x = prepare(q, *shapes, k_pos=k_pos, **options)
+        # what stands behind a shorter row is not read; at its last position it makes no mask of a row that sees all it holds
+        x = prepare(q, *shapes, k_pos=np.minimum(np.arange(S), lengths[:, None] - 1), **options)
         engine = backends.engine(backend, x)
         if not return_weights and hasattr(engine, "reads_pages") and engine.reads_pages(x, self.k, self.v):
             tables = np.zeros((R, max(len(self._tables[row]) for row in rows)), np.int64)
@@ -174,11 +177,9 @@ class PagedCache(Pages):
             return made
         return tuple(a[0] for a in made) if isinstance(made, tuple) else made[0]
 
-    def _places(self, rows):
-        """Tokens of each row, (R,), and where they stand, (R, S), -1 where a shorter row has none."""
-        lengths = np.array([self._lengths[self._known(row)] for row in rows], np.int64)
-        slots = np.arange(lengths.max(initial=0))
-        return lengths, np.where(slots < lengths[:, None], slots, -1)
+    def _held(self, rows):
+        """Tokens of each row, (R,)."""
+        return np.array([self._lengths[self._known(row)] for row in rows], np.int64)
 
     def _slots(self, row, start, stop):
         """Page, and place within it, of the positions start .. stop of a row."""

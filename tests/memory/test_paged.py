@@ -47,7 +47,7 @@ def test_pages_equal_a_contiguous_cache_bit_for_bit(page_size, dtype):
 
 @pytest.mark.parametrize("page_size", [1, 3, 4, 16, 48, 100])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, "bfloat16"])
-@pytest.mark.parametrize("lengths", [(129,), (300, 0, 1, 700), (640, 640)])
+@pytest.mark.parametrize("lengths", [(129,), (300, 0, 1, 700), (640, 640), (257, 1, 33)])
 def test_decoding_reads_the_pages_and_gives_the_bits_of_a_cache_in_one_piece(need, page_size, dtype, lengths):
     need("numba")
     if dtype == "bfloat16":
