@@ -7,6 +7,7 @@ lessons/course.py.
 A picture's pixels differ between versions of Matplotlib, so they are never compared. Instead each PNG carries a
 fingerprint of what it shows (images, limits, colours, labels), and tests/test_figures.py computes it again.
 """
+import functools
 import hashlib
 import json
 import sys
@@ -74,6 +75,23 @@ def masks(theme):
             ma.plot.mask(mask, 9, ax=ax, theme=theme, title=title, legend=ax is axes[0, -1])
             ax.label_outer()
     return axes[0, 0].figure
+
+
+@functools.cache
+def found_needles():
+    """The distances, and who finds a needle there: 160 texts of 512 tokens for each."""
+    distances = [1, 8, 16, 31, 32, 40, 47, 48, 56, 59, 60, 63, 64, 88, 111, 112, 160, 224, 287, 288, 400, 507, 508, 511]
+    found = ma.needle_recall(distances)
+    alone = ma.needle_recall(distances, names=["infini"], gate=np.inf)["infini"]
+    linear = found.pop("linear")
+    return distances, found | {"infini, its memory alone": alone._replace(paths="a state alone"), "linear": linear}
+
+
+@figure
+def needle(theme):
+    """Recall of a needle against its distance, and the bytes held: eight ways to look back."""
+    distances, found = found_needles()
+    return ma.plot.needle(found, distances, title="Which token is still found?", theme=theme)[0].figure
 
 
 def fingerprint(fig):

@@ -1,18 +1,21 @@
-"""One needle in the past: which mechanism still finds it, how far back, and what it holds in memory for that.
+"""One needle in the past: which mechanism still finds it, how far back, by which path, and what it holds in memory for that.
 
     N  tokens of a text       d  distance of the needle from the last token       D  numbers of a key, of a value
 
-Each token has a random key (D unit normals) and a random symbol, one of D - 1, as a one-hot value. The last token asks with
-twice the needle's key. What comes out is decoded as the symbol with the largest share.
+Each token has a key and, as a one-hot value, a random symbol, one of D - 1. The last token asks with twice the needle's key,
+and what comes out is decoded as the symbol with the largest share.
 
     recall   how often that is the needle's symbol; guessing gives 1 / (D - 1)
     weight   the needle's share of the output, mean: exactly 0 where no path leads from the last token to it
     bytes    what is held when the last token is computed, in float32, for one head: keys and values (2 D numbers a token or
-             row), the open segment's among them, or a state with its normaliser
+             row, as the papers count), the open segment's among them, or a state with its normaliser
 
 Channel D of the values is 1 for the needle alone; all mechanisms here are linear in their values, so it comes out as the
-needle's weight. One layer, nothing trained: softmax finds a key by what it is; the features of linear attention and of
-Infini-attention's memory hardly tell D numbers from D others, which training can mend, and distance cannot be blamed for.
+needle's weight. One layer, nothing trained. There are two kinds of keys:
+
+    sparse   one channel in eight is 2, the others are -2: far apart for a softmax, and for the features elu + 1 too. With
+             these a state can show what it has room for.
+    normal   D unit normals: far apart for a softmax; the features hardly tell them apart, which training would have to mend.
 
     full           all tokens                                         window         the latest W
     first tokens   the latest W - f and the first f                   transformer-xl the segment, and M rows before it
@@ -35,17 +38,28 @@ from ..memory.streaming import streaming_attention
 from ..memory.transformer_xl import XLWeights, transformer_xl_attention
 
 FIRST, RATE, KEEP = 4, 4, 8
+ON, BYTES = 2.0, 4                                                                # of a channel; of a float32
 
 
 class Recall(NamedTuple):
-    """How one mechanism finds a needle: recall and weight for each distance, and the bytes that it holds."""
+    """How one mechanism finds a needle: recall and weight for each distance, the bytes that it holds, and its paths in words."""
 
     recall: np.ndarray
     weight: np.ndarray
     nbytes: int
+    paths: str
 
 
-def needle_recall(distances, *, length=512, window=64, capacity=256, dim=32, trials=50, seed=0, names=None):
+class Sizes(NamedTuple):
+    """What the mechanisms are told."""
+
+    W: int
+    capacity: int
+    gate: np.ndarray        # (1,), b
+
+
+def needle_recall(distances, *, length=512, window=64, capacity=256, dim=64, trials=40, keys="sparse", gate=0.0, seed=0,
+                  names=None):  # fmt: skip
     """Recall of a needle against its distance, for eight ways to look back.
 
     Parameters
@@ -63,6 +77,11 @@ def needle_recall(distances, *, length=512, window=64, capacity=256, dim=32, tri
         D, even.
     trials : int
         Texts for each distance.
+    keys : {"sparse", "normal"}
+        Of which kind, as above.
+    gate : float
+        b of memorizing and infini: sigmoid(b) of the output comes from the memory. 0 mixes both halves, as one number for all
+        queries has to; inf asks the memory alone.
     seed : int
     names : sequence of str, optional
         Which of the mechanisms in the glossary above; by default all.
@@ -70,12 +89,12 @@ def needle_recall(distances, *, length=512, window=64, capacity=256, dim=32, tri
     Returns
     -------
     dict
-        {name: Recall(recall, weight, nbytes)}
+        {name: Recall(recall, weight, nbytes, paths)}
 
     Raises
     ------
     OptionError
-        If a size does not divide as said, or a name is unknown.
+        If a size does not divide as said, or a name or a kind of keys is unknown.
     ShapeError
         If a distance is not in the text.
 
@@ -89,7 +108,10 @@ def needle_recall(distances, *, length=512, window=64, capacity=256, dim=32, tri
     [16384, 4096]
     """
     W, dim, N, trials = count("window", window, 8), count("dim", dim, 4), count("length", length, 8), count("trials", trials, 1)
-    capacity, distances = count("capacity", capacity, 1), np.atleast_1d(integers("distances", distances))
+    if np.ndim(gate) or np.asarray(gate).dtype.kind not in "iuf" or np.isnan(gate):
+        raise OptionError(f"gate is {gate!r}; it must be one number, -inf and inf among them")
+    sizes = Sizes(W, count("capacity", capacity, 1), np.full(1, gate, np.float64))
+    distances = np.atleast_1d(integers("distances", distances))
     if W % 8 or N % (W // 2) or dim % 2:
         raise OptionError(f"window = {W} must be a multiple of 8, length = {N} one of window / 2, and dim = {dim} even")
     if distances.size and not 1 <= distances.min() <= distances.max() < N:
@@ -97,53 +119,73 @@ def needle_recall(distances, *, length=512, window=64, capacity=256, dim=32, tri
     names = list(MECHANISMS) if names is None else list(names)
     if unknown := [name for name in names if name not in MECHANISMS]:
         raise OptionError(f"there is no {unknown[0]!r}; the mechanisms are {', '.join(MECHANISMS)}")
-    found: dict = {name: ([], [], []) for name in names}
+    if keys not in KEYS:
+        raise OptionError(f"keys is {keys!r}; it must be one of {', '.join(map(repr, KEYS))}")
+    found: dict = {name: ([], [], [0]) for name in names}
     for n, distance in enumerate(distances.tolist()):
-        q, k, v = haystack(np.random.default_rng([seed, n]), N, distance, dim, trials)
+        q, k, v = haystack(np.random.default_rng([seed, n]), N, distance, dim, trials, KEYS[keys])
         wanted = v[:, 0, N - 1 - distance, :-1].argmax(axis=-1)
         for name in names:
-            out, held = MECHANISMS[name](q, k, v, W, capacity)
-            recall, weight, nbytes = found[name]
+            out, numbers = MECHANISMS[name][0](q, k, v, sizes)
+            recall, weight, held = found[name]
             recall.append(float((out[:, :-1].argmax(axis=-1) == wanted).mean()))
             weight.append(float(out[:, -1].mean()))
-            nbytes.append(held // trials)
-    return {name: Recall(np.array(r), np.array(w), max(b, default=0)) for name, (r, w, b) in found.items()}
+            held.append(BYTES * numbers // trials)
+    return {name: Recall(np.array(r), np.array(w), max(b), MECHANISMS[name][1].format(W=W, half=W // 2, quarter=W // 4, c=RATE,
+            f=FIRST, rest=W - FIRST, best=KEEP, capacity=capacity)) for name, (r, w, b) in found.items()}  # fmt: skip
 
 
-def haystack(rng, N, distance, dim, trials):
-    """q, k, v, each (trials, 1, N, D): only the last token asks, and only the needle's value has 1 in its last channel."""
-    q, k = np.zeros((2, trials, 1, N, dim), np.float32)
-    k[:] = rng.standard_normal(k.shape, np.float32)
-    v = np.eye(dim, dtype=np.float32)[rng.integers(0, dim - 1, (trials, 1, N))]
+def sparse_keys(rng, shape):
+    """ON in one channel of eight, -ON in the others."""
+    drawn = rng.random(shape)
+    last = -(-shape[-1] // 8) - 1
+    return np.where(drawn <= np.partition(drawn, last, axis=-1)[..., last, None], ON, -ON)
+
+
+KEYS = {"sparse": sparse_keys, "normal": lambda rng, shape: rng.standard_normal(shape)}
+
+
+def haystack(rng, N, distance, dim, trials, keys):
+    """q, k, v, each (trials, 1, N, D): only the last token asks, and only the needle's value has 1 in its last channel.
+
+    In float64, so that no near tie of two symbols is decided by the order of a sum.
+    """
+    k, q = keys(rng, (trials, 1, N, dim)), np.zeros((trials, 1, N, dim))
+    v = np.eye(dim)[rng.integers(0, dim - 1, (trials, 1, N))]
     q[:, :, -1] = 2 * k[:, :, N - 1 - distance]
     v[:, :, N - 1 - distance, -1] = 1
     return q, k, v
 
 
-def of_last(function, **options):
-    """A mechanism of q, k, v whose last query can be asked alone; and the pairs that it holds, where these are W or all."""
-    def run(q, k, v, W, capacity):
-        given = {name: value(W) for name, value in options.items()}
-        held = k.shape[2] if not given else W
-        return function(q[:, :, -1:], k, v, causal=True, **given)[:, 0, -1], held * 2 * k[:, :, 0].nbytes
+# --- each from q, k, v, Sizes to what the last query reads, (trials, D), and the numbers held for it, of all trials -------
+
+
+def of_last(function, held=None, **options):
+    """A mechanism of q, k, v whose last query can be asked alone; it holds `held(W)` pairs, or all."""
+    def run(q, k, v, sizes):
+        given = {name: value(sizes.W) for name, value in options.items()}
+        pairs = np.s_[:, :, -held(sizes.W):] if held else np.s_[:]
+        return function(q[:, :, -1:], k, v, causal=True, **given)[:, 0, -1], k[pairs].size + v[pairs].size
 
     return run
 
 
-def xl(q, k, v, W, capacity):
+def xl(q, k, v, sizes):
     x, weights = rows_of(q, k, v)
-    out = transformer_xl_attention(x[:, -(W // 2):], weights, memory=x[:, -W:-(W // 2)])      # the last segment is enough
-    return out[:, -1, :v.shape[-1]], W * 2 * k[:, :, 0].nbytes
+    half, D = sizes.W // 2, v.shape[-1]
+    segment, memory = x[:, -half:], x[:, -2 * half:-half]                         # in one layer nothing older is asked for
+    out = transformer_xl_attention(segment, weights, memory=memory)
+    return out[:, -1, :D], pairs_of(D, segment, memory)
 
 
-def compressive(q, k, v, W, capacity):
-    (x, weights), memory = rows_of(q, k, v), CompressiveMemory(W // 4, W // 4, rate=RATE)
-    for start in range(0, x.shape[1], W // 2):
-        segment = x[:, start:start + W // 2]
-        out = transformer_xl_attention(segment, weights, memory=memory.rows)
-        held = segment.shape[1] + (0 if memory.rows is None else memory.rows.shape[1])
-        memory.append(segment)
-    return out[:, -1, :v.shape[-1]], held * 2 * k[:, :, 0].nbytes
+def compressive(q, k, v, sizes):
+    (x, weights), memory = rows_of(q, k, v), CompressiveMemory(sizes.W // 4, sizes.W // 4, rate=RATE)
+    half, D = sizes.W // 2, v.shape[-1]
+    for start in range(0, x.shape[1] - half, half):
+        memory.append(x[:, start:start + half])
+    segment = x[:, -half:]
+    out = transformer_xl_attention(segment, weights, memory=memory.rows)
+    return out[:, -1, :D], pairs_of(D, segment, *([] if memory.rows is None else [memory.rows]))
 
 
 def rows_of(q, k, v):
@@ -155,26 +197,40 @@ def rows_of(q, k, v):
     return np.concatenate([q, k, v], axis=-1)[:, 0], weights
 
 
-def memorizing(q, k, v, W, capacity):
-    last, past = np.s_[:, :, -(W // 2):], np.s_[:, :, :-(W // 2)]
-    memory = ExternalMemory(1, capacity, k.shape[-1], k.dtype, lead=k.shape[:1])
+def pairs_of(D, *rows):
+    """Numbers in a key and a value of D for each row; queries, which stand in these rows too, are not kept."""
+    return sum(2 * D * a[..., 0].size for a in rows)
+
+
+def memorizing(q, k, v, sizes):
+    last, past = np.s_[:, :, -(sizes.W // 2):], np.s_[:, :, :-(sizes.W // 2)]
+    memory = ExternalMemory(1, sizes.capacity, k.shape[-1], k.dtype, lead=k.shape[:1])
     memory.append(k[past], v[past])
-    out = memorizing_attention(q[last], k[last], v[last], gate=np.zeros(1, q.dtype), memory=memory, keep=KEEP)
-    return out[:, 0, -1], memory.nbytes + k[last].nbytes + v[last].nbytes
+    out = memorizing_attention(q[last], k[last], v[last], gate=sizes.gate, memory=memory, keep=KEEP)
+    return out[:, 0, -1], memory.k.size + memory.v.size + k[last].size + v[last].size
 
 
-def infini(q, k, v, W, capacity):
-    out = infini_attention(q, k, v, gate=np.zeros(1, q.dtype), segment=W // 2)
-    D, segment = k.shape[-1], k[:, :, -(W // 2):].nbytes + v[:, :, -(W // 2):].nbytes
-    return out[:, 0, -1], (D + 1) * k[:, :, 0].nbytes + segment
+def infini(q, k, v, sizes):
+    before, last = np.s_[:, :, :-1], np.s_[:, :, -1:]
+    options = {"gate": sizes.gate, "segment": sizes.W // 2}
+    _, state = infini_attention(q[before], k[before], v[before], return_state=True, **options)
+    out = infini_attention(q[last], k[last], v[last], state=state, **options)
+    return out[:, 0, -1], state.size + state.k.size + state.v.size + k[last].size + v[last].size
 
 
-def linear(q, k, v, W, capacity):
-    return linear_attention(q, k, v)[:, 0, -1], (k.shape[-1] + 1) * k[:, :, 0].nbytes
+def linear(q, k, v, sizes):
+    out, state = linear_attention(q, k, v, return_state=True)
+    return out[:, 0, -1], state.size
 
 
 MECHANISMS = {
-    "full": of_last(attention), "window": of_last(attention, mask=masks.last),
-    "first tokens": of_last(streaming_attention, window=lambda W: W - FIRST, first=lambda W: FIRST),
-    "transformer-xl": xl, "compressive": compressive, "memorizing": memorizing, "infini": infini, "linear": linear,
+    "full": (of_last(attention), "every token"),
+    "window": (of_last(attention, lambda W: W, mask=masks.last), "the latest {W}"),
+    "first tokens": (of_last(streaming_attention, lambda W: W, window=lambda W: W - FIRST, first=lambda W: FIRST),
+                     "the latest {rest}, the first {f}"),
+    "transformer-xl": (xl, "segment of {half}, {half} rows before it"),
+    "compressive": (compressive, "segment of {half}, {quarter} rows, {quarter} of {c} in one"),
+    "memorizing": (memorizing, "segment of {half}, best {best} of {capacity}"),
+    "infini": (infini, "segment of {half}, and a state"),
+    "linear": (linear, "a state alone"),
 }  # fmt: skip

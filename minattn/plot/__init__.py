@@ -4,6 +4,7 @@
     heads     a grid of maps with one colour scale               Matplotlib
     steps     raw scores, scaled and masked, weights             Matplotlib
     mask      who may attend to whom                             Matplotlib
+    needle    recall of a token long ago, and what it costs      Matplotlib
     page      every head of a model, to explore in a browser     one HTML file
 
 Queries go down, keys across. A key that may not be looked at is hatched grey, never the colour of 0.
@@ -14,7 +15,8 @@ from .check import PlotWarning
 from .heads import heads
 from .heatmap import heatmap
 from .mask import mask
+from .needle import needle
 from .page import page
 from .steps import steps
 
-__all__ = ["PlotWarning", "heads", "heatmap", "mask", "page", "steps"]
+__all__ = ["PlotWarning", "heads", "heatmap", "mask", "needle", "page", "steps"]
