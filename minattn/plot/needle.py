@@ -64,7 +64,8 @@ def needle(found, distances, *, title=None, fig=None, theme=None):
         left.set_aspect("auto")
         label_axis(left, "x", columns, [f"{distance:,}" for distance in distances])
         left.set_yticks(range(rows), [f"{name}\n{one.paths}" for name, one in found.items()])
-        left.set(xlabel="distance of the needle in tokens (columns not to scale)", title=title or "")
+        left.set_xlabel("distance of the needle in tokens (columns not to scale)")
+        left.set_title(title or "", parse_math=False)
         note(left, NOTE_NO_PATH if no_path.any() else "")
         left.figure.colorbar(image, ax=left, extend=scale.extend, label="recall", fraction=0.05)
         held = np.array([one.nbytes for one in found.values()]) / 1024
