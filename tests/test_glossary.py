@@ -66,5 +66,6 @@ def test_which_when_names_what_there_is():
     layer = {"layout", "first", "bits", "state", "return_state"}      # of rope, RollingCache, QuantizedCache, linear_attention
     update = {"log_decay", "erase", "beta"}                           # of recurrence, delta_rule
     sparse = {"stride", "keep", "seed"}                               # of strided_attention, topk_attention, masks.bigbird
-    assert set(re.findall(r"\b(\w+)=(?!=)", code)) <= options | layer | update | sparse
+    memories = {"segment", "memory", "memory_length", "rate", "gate"} # of transformer_xl_attention and its neighbours
+    assert set(re.findall(r"\b(\w+)=(?!=)", code)) <= options | layer | update | sparse | memories
     assert {len(re.split(r"(?<!\\)\|", row)) for row in WHICH.splitlines() if row.startswith("|")} == {6}     # four cells

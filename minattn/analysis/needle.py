@@ -137,9 +137,9 @@ def needle_recall(distances, *, length=512, window=64, capacity=256, dim=64, tri
 
 def sparse_keys(rng, shape):
     """ON in one channel of eight, -ON in the others."""
-    drawn = rng.random(shape)
-    last = -(-shape[-1] // 8) - 1
-    return np.where(drawn <= np.partition(drawn, last, axis=-1)[..., last, None], ON, -ON)
+    row = np.full(shape[-1], -ON)
+    row[:(shape[-1] + 7) // 8] = ON
+    return rng.permuted(np.broadcast_to(row, shape), axis=-1)
 
 
 KEYS = {"sparse": sparse_keys, "normal": lambda rng, shape: rng.standard_normal(shape)}
