@@ -51,6 +51,22 @@ def need_tool():
 
 
 @pytest.fixture
+def need_gpu():
+    """`gpu = need_gpu()`: the place where kernels run on a GPU, or a skip that says what is missing: package, driver or GPU."""
+
+    def place():
+        from minattn.core.errors import BackendError, DependencyError
+        from minattn.gpu.device import Gpu
+
+        try:
+            return Gpu()
+        except (DependencyError, BackendError) as reason:
+            _absent("gpu", str(reason))
+
+    return place
+
+
+@pytest.fixture
 def need_weights():
     """`model = need_weights()`: SmolLM2 from the cache folder, never fetched by a test."""
 

@@ -118,6 +118,10 @@ class Bench:
         counted = self.worker("cpu", case.threads).ask("keys", case).get("keys")
         return {"closed form": case.pairs, "counted": counted, "N^1.5": case.N**1.5}
 
+    def limit(self, case, rival):
+        """How far off a right answer may be."""
+        return LIMIT
+
     def row(self, case, budget):
         """Check every rival, then take rounds of those that are right; a dictionary, as it stands in the JSON."""
         want, entries, turns, left_out = None, {}, {}, dict(case.left_out)
@@ -134,8 +138,9 @@ class Bench:
             if answer["sample"]:
                 want = expected(case) if want is None else want
                 entry["error"] = error = relative_error(answer["sample"], want)
-                if not error <= LIMIT:                                # also where it is NaN
-                    entry.update(state="wrong", why=f"relative error {error:.1e}, above {LIMIT:.0e}",
+                limit = self.limit(case, rival)
+                if not error <= limit:                                # also where it is NaN
+                    entry.update(state="wrong", why=f"relative error {error:.1e}, above {limit:.0e}",
                                  error=error if np.isfinite(error) else None)
                     continue
             turns[rival] = turn_of(worker, case, entry)

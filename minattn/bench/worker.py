@@ -21,12 +21,17 @@ RARE = 15                                                             # switches
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
+def here(**more):
+    """This process's environment for another one, which is to import this very package."""
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
 class Worker:
     """A rival in its own process. `ask` returns its answer, a dictionary; a process that died answers `failed`."""
 
     def __init__(self, rival, threads, **environment):
-        path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, **SLEEPY, **dict.fromkeys(LIMITS, str(threads)), **environment}
+        environment = here(**SLEEPY, **dict.fromkeys(LIMITS, str(threads)) | environment)
         self.said = tempfile.TemporaryFile()
         self.process = subprocess.Popen([sys.executable, "-m", __name__, rival], env=environment, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=self.said)
@@ -137,26 +142,30 @@ class Rival:
 
 
 def serve(name):
-    """Answer questions until there are no more. Whatever a rival raises becomes an answer, to stand in its row."""
+    """Answer questions until there are no more."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)                                                     # what a rival prints is no answer
     rival = Rival(name)
-    from ..core.errors import BackendError, DependencyError
-    from .rivals import Absent
-
     while True:
         try:
             question, details = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        try:
-            answer = getattr(rival, question)(*details)
-        except (Absent, BackendError, DependencyError) as why:
-            answer = {"state": "absent", "why": str(why)}
-        except Exception as error:
-            answer = {"state": "failed", "why": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
-        pickle.dump(answer, answers)
+        pickle.dump(answered(rival, question, details), answers)
         answers.flush()
+
+
+def answered(rival, question, details):
+    """What a rival answers. Whatever it raises becomes an answer, to stand in its row."""
+    from ..core.errors import BackendError, DependencyError
+    from .rivals import Absent
+
+    try:
+        return getattr(rival, question)(*details)
+    except (Absent, BackendError, DependencyError) as why:
+        return {"state": "absent", "why": str(why)}
+    except Exception as error:
+        return {"state": "failed", "why": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
 
 
 if __name__ == "__main__":

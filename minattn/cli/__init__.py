@@ -3,7 +3,7 @@
 One command, one file: `add` declares its arguments, `run` does it and returns the exit code.
 
     0     done
-    1     doctor found something missing, or an exercise does not pass
+    1     doctor found something missing, an exercise does not pass, or a kernel is wrong on this GPU
     2     a mistake in the input, or something that cannot be had: one line says what to do
     130   interrupted
     141   nobody reads on, as in `minattn doctor | head -1`

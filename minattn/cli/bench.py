@@ -20,6 +20,10 @@ def add(commands):
                         "sparse, sgemm, scaling or memory (default: all; with --quick all but compile)")
     parser.add_argument("--linear", action="store_true", help="the linear family instead of attention: its forms, slopes, "
                         "decoding, and where it passes full attention; a minute")
+    parser.add_argument("--cuda", action="store_true", help="the kernels for a GPU instead, on the GPU of this machine, next to "
+                        "PyTorch's backends; four minutes, or two with --quick")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="with --cuda: check every kernel first, let "
+                        "compute-sanitizer look last, and write all of it to this Markdown file; ten minutes")
     parser.add_argument("--threads", type=int, help="for every way (default: one for each core)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to this file")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw time and memory against N: FILE.png makes "
@@ -32,14 +36,14 @@ def run(options):
     from ..bench import report
     from ..bench.run import PARTS, run
 
+    if options.cuda or options.report:
+        return run_cuda(options)
     if options.linear and (options.only or options.figure):
         raise OptionError("--linear is a run of its own, without --only and --figure")
     only = options.only or PARTS
     if options.figure and not {"scaling", "memory"} <= set(only):
         raise OptionError("--figure draws scaling and memory: name both in --only, or leave --only out")
-    for name in ("json", "figure"):
-        if getattr(options, name) is not None:
-            setattr(options, name, writable(f"--{name}", Path(os.path.expanduser(getattr(options, name)))))
+    check_files(options)
     result = run(threads=options.threads, quick=options.quick, only=options.only, linear=options.linear,
                  progress=progress(perf_counter()))
     print(report.text(result))
@@ -48,13 +52,47 @@ def run(options):
         files[options.json] = json.dumps(result, indent=1, allow_nan=False).encode()
     if options.figure:
         files |= pictures(result, options.figure)
+    write(files)
+    return 0
+
+
+def run_cuda(options):
+    """The same on a GPU. With --report, 1 where a check or a tool found something wrong; the file is written all the same."""
+    from ..bench.gpu import report
+    from ..bench.gpu.run import run
+
+    if options.report and not options.cuda:
+        raise OptionError("--report is for a GPU: minattn bench --cuda --report FILE")
+    for name in ("linear", "only", "threads", "figure"):
+        if getattr(options, name):
+            raise OptionError(f"--cuda is a run of its own, without --{name}")
+    check_files(options)
+    result = run(quick=options.quick, report=options.report is not None, progress=progress(perf_counter()))
+    print(report.text(result))
+    files = {}
+    if options.json:
+        files[options.json] = json.dumps(result, indent=1, allow_nan=False).encode()
+    if options.report:
+        files[options.report] = report.document(result).encode()
+    write(files)
+    return 1 if any(one["state"] in ("wrong", "failed") for one in result["checks"] + result["sanitizer"]) else 0
+
+
+def check_files(options):
+    """The files that are asked for, as paths that can be written."""
+    for name in ("json", "figure", "report"):
+        if getattr(options, name) is not None:
+            setattr(options, name, writable(f"--{name}", Path(os.path.expanduser(getattr(options, name)))))
+
+
+def write(files):
+    """Write {path: bytes}, and say where."""
     for path, data in files.items():
         try:
             write_whole(path, data)
         except OSError as error:
             raise OptionError(f"cannot write {path}: {error}") from error
         print(path)
-    return 0
 
 
 def writable(name, path):

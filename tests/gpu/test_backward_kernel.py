@@ -1,25 +1,17 @@
 """The backward kernels on a simulated GPU: the reference's gradients, and not one problem seen."""
 import numpy as np
 import pytest
-from gpu_problems import CASES, drawn, expected, run, widened
+from gpu_problems import CASES, before_backward, drawn, expected, run
 
-from minattn.core import reference
 from minattn.gpu.kernels import backward
 
 
 def gradients(problem, x, seed=1, chunk=backward.CHUNK, order="ascending"):
     """What the kernels make, by name, and what the reference makes in float64; both with the forward's out and lse."""
-    out, lse = expected(x)
-    rng = np.random.default_rng(seed)
-    dout = rng.standard_normal(out.shape).astype(np.float32)
-    problem.given.out.reshape(*out.shape[:3], -1)[..., : out.shape[3]] = out
-    problem.given.lse[:] = lse.ravel()
-    padded = np.zeros((*out.shape[:3], problem.D), np.float32)
-    padded[..., : out.shape[3]] = dout
-    launches, y = backward.launches(problem, padded.ravel(), wants_dbias=x.bias is not None, chunk=chunk)
+    dout, right = before_backward(problem, x, seed)
+    launches, y = backward.launches(problem, dout, wants_dbias=x.bias is not None, chunk=chunk)
     for report in run(launches, order):
         assert not report.problems, str(report)
-    right = reference.backward(widened(x), dout.astype(np.float64))[:4]
     made = {name: getattr(y, name) for name in ("dq", "dk", "dv", "dbias")}
     return {name: a.reshape(*r.shape[:3], -1)[..., : r.shape[3]] for (name, a), r in zip(made.items(), right, strict=True)
             if a.size}, dict(zip(made, right, strict=True))  # fmt: skip
