@@ -5,7 +5,7 @@ are needed: the real maps are read from lessons/maps (made by `python lessons/re
 lessons/course.py.
 
 A picture's pixels differ between versions of Matplotlib, so they are never compared. Instead each PNG carries a
-fingerprint of what it shows (images, limits, colours, labels), and tests/test_figures.py computes it again.
+fingerprint of what it shows (images, lines, limits, colours, labels), and tests/test_figures.py computes it again.
 """
 import functools
 import hashlib
@@ -94,6 +94,28 @@ def needle(theme):
     return ma.plot.needle(found, distances, title="Which token is still found?", theme=theme)[0].figure
 
 
+@figure
+def streaming(theme):
+    """SmolLM2 reading twice as far as it was trained: perplexity by position, with all keys and with 256 of them."""
+    with np.load(course.MAPS / "long_text.npz", allow_pickle=False) as file:
+        losses = dict(zip(file["names"].tolist(), file["losses"], strict=True))
+    shown = {"dense": ("all keys", "#5b8ad6", "s"), "window": ("the latest 256 keys", "#dd6b66", "^"),
+             "first tokens": ("the first 4 and the latest 252", "#2ea597", "o")}
+    with canvas(theme, (1, 1), (6.6, 3.6)) as (axes, style):
+        ax = axes[0, 0]
+        for name, (label, colour, marker) in shown.items():
+            starts, perplexity = ma.perplexity_by_position(losses[name], 1024)
+            ax.plot(starts + 512, perplexity, color=colour, marker=marker, markersize=4, label=label)
+        ax.axvline(8192, color=style.line, linestyle=":", linewidth=1)
+        ax.annotate("trained length", (8192, 17), (5, 0), textcoords="offset points", ha="left", va="center")
+        ax.set(yscale="log", xlim=(0, 16_384), ylim=(15, 900), xticks=range(0, 16_385, 2048), xlabel="position in the text",
+               ylabel="perplexity of 1,024 tokens", title="SmolLM2-135M reads 16,384 tokens")
+        ax.set_yticks([20, 50, 100, 200, 500], [20, 50, 100, 200, 500])
+        ax.minorticks_off()
+        ax.legend(loc="upper left")
+    return ax.figure
+
+
 def fingerprint(fig):
     """A hash of what a figure shows; the same for every Matplotlib from 3.8 to 3.11."""
     digest = hashlib.sha256()
@@ -107,6 +129,10 @@ def fingerprint(fig):
             facts += [list(cells.shape), image.get_cmap().name, np.round(image.get_clim(), 4).tolist(),
                       np.round(image.get_extent(), 4).tolist(), colors.to_hex(ax.patch.get_facecolor())]
             facts += [text.get_text() for text in ax.get_xticklabels() + ax.get_yticklabels()]
+        for line in ax.lines:
+            digest.update(np.round(line.get_xydata().astype(float), 2).tobytes())
+            facts += [line.get_label(), colors.to_hex(line.get_color()), ax.get_xscale(), ax.get_yscale()]
+            facts += [np.round(ends, 4).tolist() for ends in (ax.get_xlim(), ax.get_ylim())]
         if ax.get_legend():
             facts += [text.get_text() for text in ax.get_legend().get_texts()]
     facts += [getattr(fig, name)() for name in ("get_suptitle", "get_supxlabel", "get_supylabel")]

@@ -702,3 +702,4 @@ check.shared_pages(MyPages)
 # - Papers: Kwon et al. 2023, [arXiv:2309.06180](https://arxiv.org/abs/2309.06180), sections 3.1 and 4; Liu et al. 2024,
 #   [arXiv:2402.02750](https://arxiv.org/abs/2402.02750), section 3.
 # - Which mechanism when: [which_when.md](which_when.md).
+# - Next: [21 Streaming](21_streaming.ipynb).

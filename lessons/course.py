@@ -210,13 +210,16 @@ def rotated_once(q, k, v, *, window, first, rope, causal, q_pos, k_pos, **option
     return attention(q, k, v, mask=mask, causal=causal, q_pos=q_pos, k_pos=k_pos, **options)
 
 
-def losses_after_a_gap(m, ids, gap, first=4):
-    """Losses of a text whose first tokens keep their positions while all others stand `gap` further on."""
+def behind_a_gap(m, ids, gap, first=4):
+    """Mean loss of a text whose first tokens keep their positions while all others stand `gap` further on; and the mean weight
+    that these others put on the first ones.
+    """
     n = np.arange(len(ids))
-    x, positions = m.embed(ids), np.where(n < first, n, n + gap)
+    x, positions, resting = m.embed(ids), np.where(n < first, n, n + gap), []
     for layer in range(m.config.layers):
-        x = m.block(layer, x, positions)
-    return losses_of(m, ids, m.logits(x))[first:]
+        x, weights = m.block(layer, x, positions, return_weights=True)
+        resting.append(weights[:, first:, :first].sum(axis=-1).mean())
+    return losses_of(m, ids, m.logits(x))[first:].mean(), np.mean(resting)
 
 
 def linear(q, k, v, **options):

@@ -17,9 +17,9 @@ from course import (
     SENTENCE,
     TWO_SENTENCES,
     averaged,
+    behind_a_gap,
     entering,
     linear,
-    losses_after_a_gap,
     losses_of,
     model,
     pooled,
@@ -329,7 +329,8 @@ def few_bits(m):
 @recipe
 def streaming(m):
     """The first 160 tokens of long_text with 64 keys for each query, losses (4, N - 1): dense, window, window with four first
-    tokens, and the same with keys that are rotated once. And the mean loss of the first 64 tokens of PARAGRAPH with gaps.
+    tokens, and the same with keys that are rotated once. And the first 64 tokens of PARAGRAPH with gaps behind the first four:
+    mean loss, mean weight on the first tokens.
     """
     from minattn import streaming_losses, token_losses
 
@@ -341,7 +342,7 @@ def streaming(m):
     losses["keys rotated once"] = token_losses(m.with_attention(wrong), ids)
     gaps, paragraph = np.array([0, 1000, 8000, 16000, 32000]), np.array(m.tokenizer.encode(PARAGRAPH))[:64]
     return {"names": list(losses), "losses": np.array(list(losses.values())),
-            "gaps": gaps, "after_gaps": np.array([losses_after_a_gap(m, paragraph, gap).mean() for gap in gaps])}
+            "gaps": gaps, "behind": np.array([behind_a_gap(m, paragraph, gap) for gap in gaps])}
 
 
 @long_recipe

@@ -28,6 +28,18 @@ def test_committed_picture_is_fresh(name, theme):
     assert committed == now, "python figures/make.py draws it again; look at it before you commit it"
 
 
+def test_a_fingerprint_sees_every_change_of_a_line():
+    seen = set()
+    for y, colour, scale, label in [([1, 2, 3], "r", "log", "a"), ([1, 2, 3.1], "r", "log", "a"), ([1, 2, 3], "g", "log", "a"),
+                                    ([1, 2, 3], "r", "linear", "a"), ([1, 2, 3], "r", "log", "b")]:
+        fig, ax = plt.subplots()
+        ax.plot(y, color=colour, label=label)
+        ax.set(yscale=scale, ylim=(1, 5))
+        seen.add(make.fingerprint(fig))
+    plt.close("all")
+    assert len(seen) == 5
+
+
 def test_no_picture_is_left_over():
     assert {path.stem for path in FOLDER.glob("*.png")} == {f"{name}_{theme}" for name in make.FIGURES for theme in make.THEMES}
 

@@ -63,9 +63,10 @@ def test_which_when_names_what_there_is():
         for name in path.split("."):
             thing = getattr(thing, name)
     options = {word for names, _, _ in glossary.options_of(ma.attention) for word in names.split(", ")}
-    layer = {"layout", "first", "bits", "state", "return_state"}      # of rope, RollingCache, QuantizedCache, linear_attention
+    layer = {"layout", "rope", "state", "return_state"}               # of rope, streaming_attention, linear_attention
+    cache = {"first", "window", "bits"}                               # of RollingCache, new_cache, QuantizedCache
     update = {"log_decay", "erase", "beta"}                           # of recurrence, delta_rule
     sparse = {"stride", "keep", "seed"}                               # of strided_attention, topk_attention, masks.bigbird
     memories = {"segment", "memory", "memory_length", "rate", "gate"} # of transformer_xl_attention and its neighbours
-    assert set(re.findall(r"\b(\w+)=(?!=)", code)) <= options | layer | update | sparse | memories
+    assert set(re.findall(r"\b(\w+)=(?!=)", code)) <= options | layer | cache | update | sparse | memories
     assert {len(re.split(r"(?<!\\)\|", row)) for row in WHICH.splitlines() if row.startswith("|")} == {6}     # four cells
