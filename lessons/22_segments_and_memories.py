@@ -380,8 +380,9 @@ assert found["infini"].recall[3:].mean() < opened.recall[3:].mean()
 assert opened.recall[3:9].mean() > opened.recall[-4:].mean()          # late segments before early ones
 
 # %% [markdown]
-# - **Window** and **Transformer-XL** are alike in one layer: 64 tokens, for the same bytes. XL gains by layers, as seen above.
-#   The **first tokens** are four more cells at the far end, paid for by four near ones.
+# - **Window** and **Transformer-XL** are alike in one layer: 64 tokens, for the same bytes. That is at the end of a segment,
+#   where the needle is asked for; the segment's first token sees 32 rows before it and no more. XL gains by layers, as seen
+#   above. The **first tokens** are four places at the far end, paid for by four near ones.
 # - **Compressive** reaches 112 tokens for the bytes of 64. A path it is, but the mean of four keys hardly matches any of them.
 # - **Memorizing** finds all that it holds, at any distance, and drops what is older: 32 + 256 tokens.
 # - **Linear** and **Infini** have a path to every token. Linear attention finds about as little near as far; Infini's memory,

@@ -5,13 +5,14 @@
 Each token has a key and, as a one-hot value, a random symbol, one of D - 1. The last token asks with twice the needle's key,
 and what comes out is decoded as the symbol with the largest share.
 
-    recall   how often that is the needle's symbol; guessing gives 1 / (D - 1)
+    recall   how often that is the needle's symbol, 1 / m of a time where m symbols tie; guessing gives 1 / (D - 1)
     weight   the needle's share of the output, mean: exactly 0 where no path leads from the last token to it
     bytes    what is held when the last token is computed, in float32, for one head: keys and values (2 D numbers a token or
              row, as the papers count), the open segment's among them, or a state with its normaliser
 
 Channel D of the values is 1 for the needle alone; all mechanisms here are linear in their values, so it comes out as the
-needle's weight. One layer, nothing trained. There are two kinds of keys:
+needle's weight. One layer, nothing trained. The last token ends a segment, where those that have segments see most: at the
+first token of a segment they have W / 2 - 1 tokens less. There are two kinds of keys:
 
     sparse   one channel in eight is 2, the others are -2: far apart for a softmax, and for the features elu + 1 too. With
              these a state can show what it has room for.
@@ -128,11 +129,20 @@ def needle_recall(distances, *, length=512, window=64, capacity=256, dim=64, tri
         for name in names:
             out, numbers = MECHANISMS[name][0](q, k, v, sizes)
             recall, weight, held = found[name]
-            recall.append(float((out[:, :-1].argmax(axis=-1) == wanted).mean()))
+            recall.append(float(found_again(out[:, :-1], wanted).mean()))
             weight.append(float(out[:, -1].mean()))
             held.append(BYTES * numbers // trials)
     return {name: Recall(np.array(r), np.array(w), max(b), MECHANISMS[name][1].format(W=W, half=W // 2, quarter=W // 4, c=RATE,
             f=FIRST, rest=W - FIRST, best=KEEP, capacity=capacity)) for name, (r, w, b) in found.items()}  # fmt: skip
+
+
+def found_again(shares, wanted):
+    """(trials, D - 1), (trials,) -> 1 where the wanted symbol alone has the largest share, 1 / m where m of them have.
+
+    Scores of sparse keys have few different values, so that ties are common: a sum's last digits must not decide them.
+    """
+    largest = shares >= shares.max(axis=-1, keepdims=True) - 1e-9
+    return np.take_along_axis(largest, wanted[:, None], axis=-1)[:, 0] / largest.sum(axis=-1)
 
 
 def sparse_keys(rng, shape):
@@ -146,10 +156,7 @@ KEYS = {"sparse": sparse_keys, "normal": lambda rng, shape: rng.standard_normal(
 
 
 def haystack(rng, N, distance, dim, trials, keys):
-    """q, k, v, each (trials, 1, N, D): only the last token asks, and only the needle's value has 1 in its last channel.
-
-    In float64, so that no near tie of two symbols is decided by the order of a sum.
-    """
+    """q, k, v, each (trials, 1, N, D): only the last token asks, and only the needle's value has 1 in its last channel."""
     k, q = keys(rng, (trials, 1, N, dim)), np.zeros((trials, 1, N, dim))
     v = np.eye(dim)[rng.integers(0, dim - 1, (trials, 1, N))]
     q[:, :, -1] = 2 * k[:, :, N - 1 - distance]

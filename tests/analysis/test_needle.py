@@ -56,6 +56,25 @@ def test_a_row_of_four_is_seen_and_its_match_is_four_times_fainter():
     assert FOUND["compressive"].recall[at] > 0.9
 
 
+def test_a_tie_is_a_guess_among_those_that_tie():
+    shares = np.array([[0.1, 0.5, 0.4], [0.3, 0.3 + 1e-15, 0.1], [0.2, 0.2, 0.2], [0.3, 0.1, 0.2], [0.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(needle.found_again(shares, np.array([1, 0, 2, 2, 1])), [1, 1 / 2, 1 / 3, 0, 1 / 3])
+
+
+def test_what_is_found_does_not_hang_on_the_last_digits(monkeypatch):
+    options = {**SIZES, "names": ["linear", "window", "infini"]}
+
+    def jitter(run):
+        def jittered(*given):
+            out, numbers = run(*given)
+            return out + 1e-13 * np.random.default_rng(5).standard_normal(out.shape), numbers
+        return jittered
+
+    monkeypatch.setattr(needle, "MECHANISMS", {name: (jitter(run), paths) for name, (run, paths) in needle.MECHANISMS.items()})
+    for name, found in ma.needle_recall(DISTANCES, **options).items():
+        np.testing.assert_array_equal(found.recall, FOUND[name].recall)
+
+
 def test_keys_are_of_the_kind_asked_for():
     k = needle.sparse_keys(np.random.default_rng(0), (3, 50, 20))
     assert set(np.unique(k)) == {-2, 2}
