@@ -2,13 +2,15 @@
 
 `minattn bench --cuda --report FILE` asks them too, and measures; this is for whoever runs pytest on a machine with a GPU.
 """
+import json
 import math
 
 import numpy as np
 import pytest
 
-from minattn.bench.gpu.ask import asked, lacks
-from minattn.bench.gpu.checks import GPU, SHORT, SIMULATED, Answer, checks
+from minattn.bench.gpu.answers import Answer, lacks
+from minattn.bench.gpu.ask import asked
+from minattn.bench.gpu.checks import GPU, SHORT, SIMULATED, checks
 from minattn.bench.gpu.problems import CASES
 from minattn.core.errors import BackendError, DependencyError
 from minattn.gpu.simulated import Simulated
@@ -38,6 +40,7 @@ def test_on_a_simulated_gpu(check):
     found = asked(check, Simulated())
     assert found["state"] == "right", found["why"]
     assert found["errors"]
+    json.dumps(found, allow_nan=False)
 
 
 @pytest.mark.parametrize("group", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in ("backward", "recurrence"))])
@@ -116,11 +119,12 @@ def test_every_kernel_is_asked_with_all_that_is_compiled_in():
     for sizes in (GPU, SHORT, SIMULATED):
         found = checks(sizes)
         assert list(found) == ["instructions", "naive", "rows", "block", "registers", "tensor bf16", "tensor f16", "backward",
-                               "decode", "recurrence"]  # fmt: skip
+                               "decode", "recurrence", *(["front door"] if sizes is not SIMULATED else [])]  # fmt: skip
         for group, some in found.items():
             names = [check.name for check in some]
             assert len(set(names)) == len(names) > 1
-            wanted = {"instructions": "mma bf16", "recurrence": "erase and decay"}.get(group, "softcap and bias of heads")
+            wanted = {"instructions": "mma bf16", "recurrence": "erase and decay", "front door": "float32, all options"}
+            wanted = wanted.get(group, "softcap and bias of heads")
             assert any(name.startswith(wanted) for name in names)
     cases, dims = zip(*(check.name.rsplit(", D ", 1) for check in checks(GPU)["backward"][:-1]), strict=True)
     assert set(cases) == set(CASES)

@@ -48,11 +48,13 @@ def test_the_table_holds_what_a_report_promises(quick):
         assert case.D in (32, 64, 128)
     for group, kernel in (("float32", "registers"), ("bfloat16", "tensor")):
         some = [case for case in rows if case.group == group]
-        assert {case.rivals for case in some} == {(kernel, "math", "efficient", "flash", "cudnn")}
+        more = {True: ("careful",), False: ()} if kernel == "tensor" else {True: (), False: ()}
+        assert {(case.causal, case.rivals) for case in some} == {
+            (causal, (kernel, *more[causal], "math", "efficient", "flash", "cudnn")) for causal in (False, True)}
         assert {(case.D, case.causal) for case in some} == {(D, causal) for D in (64, 128) for causal in (False, True)}
         assert {case.B * case.N for case in some} == {16384}
         assert {case.H * case.D for case in some} == {2048}
-        assert {case.N for case in some} == ({1024, 4096} if quick else {512, 1024, 2048, 4096, 8192, 16384})
+        assert {case.N for case in some} == ({1024, 4096} if quick else {512, 1024, 4096, 16384})
 
 
 def test_cases_of_one_size_share_their_numbers():

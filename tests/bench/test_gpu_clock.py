@@ -13,6 +13,7 @@ class Event:
         self.gpu, self.at = gpu, None
 
     def record(self, stream):
+        assert stream is self.gpu.stream
         self.at = self.gpu.begin(0)
 
     def elapsed_time(self, other):
@@ -27,13 +28,14 @@ class Timeline:
     def __init__(self):
         self.now = self.busy = 0.0                                    # of the host; until when the GPU is at work
         self.log, self.warmed = [], False
-        self.stream = SimpleNamespace(synchronize=self.wait)
-        driver = SimpleNamespace(device_memset=lambda array, value, size, stream: self.work("flush", size / 1e12))
-        self.cuda = SimpleNamespace(event=lambda: Event(self), cudadrv=SimpleNamespace(driver=driver),
-                                    get_current_device=lambda: SimpleNamespace(L2_CACHE_SIZE=2**23))  # fmt: skip
+        self.stream = "the stream"
+        self.cuda = SimpleNamespace(event=lambda: Event(self), get_current_device=lambda: SimpleNamespace(L2_CACHE_SIZE=2**23))
 
     def empty(self, size, dtype):
         return SimpleNamespace(size=size, alloc_size=size * np.dtype(dtype).itemsize)
+
+    def clear(self, array):
+        self.work("flush", array.alloc_size / 1e12)
 
     def begin(self, seconds):
         """When work of so long ends that is asked for now."""

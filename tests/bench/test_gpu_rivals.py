@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from minattn.bench.check import relative_error
-from minattn.bench.gpu import rivals, timed
+from minattn.bench.gpu import rivals, sdpa, timed
 from minattn.bench.gpu.cases import GpuCase, expected
-from minattn.bench.gpu.rivals import RIVALS, Absent, Numbers
+from minattn.bench.gpu.rivals import RIVALS, Numbers
 from minattn.bench.gpu.timed import GpuBench
 from minattn.bench.measure import Turn
+from minattn.bench.rivals import Absent
 from minattn.gpu.kernels import decode
 from minattn.gpu.simulated import Simulated
 
@@ -18,7 +19,7 @@ SMALL = {"naive": {8: (8, 4)}, "rows": {8: (8, 4)}, "block": {8: (8, 4)}, "regis
 CAUSAL = GpuCase("x", 20, 20, 16, 2, 2, causal=True, B=2)
 CASES = {
     "naive": replace(CAUSAL, D=8), "rows": replace(CAUSAL, D=8), "block": replace(CAUSAL, D=8), "registers": CAUSAL,
-    "tensor": replace(CAUSAL, kind="bf16"), "backward": replace(CAUSAL, backward=True),
+    "tensor": replace(CAUSAL, kind="bf16"), "careful": replace(CAUSAL, kind="f16"), "backward": replace(CAUSAL, backward=True),
     "decode": GpuCase("x", 1, 30, 8, 4, 2, B=2), "recurrence": GpuCase("recurrence", 20, 20, 32, 2, 2, B=2),
 }  # fmt: skip
 SLOW = "backward", "recurrence"
@@ -69,17 +70,17 @@ def test_reasons_are_what_pytorch_warned_of(need):
         raise RuntimeError("No available kernel.")
 
     with pytest.raises(Absent, match=r"^refused: Flash attention wants 16 bits\.; No available kernel\.$"):
-        rivals.accepted(refusing)
+        sdpa.accepted(refusing)
 
 
 def test_without_a_gpu_or_without_pytorch_there_is_a_reason(need, monkeypatch):
     torch = need("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(Absent, match="finds no GPU"):
-        rivals.load_torch()
+        sdpa.load_torch()
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(Absent, match="not installed"):
-        rivals.load_torch()
+        sdpa.load_torch()
 
 
 def test_scores_that_do_not_fit_are_not_formed(need):

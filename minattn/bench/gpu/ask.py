@@ -14,11 +14,11 @@ from time import perf_counter
 
 from ...core.errors import BackendError, DependencyError
 from ...gpu.device import Gpu
+from .answers import lacks
 from .checks import GPU, SHORT, SIMULATED, checks
 from .hear import all_of, hear
 
 SIZES = {"gpu": GPU, "short": SHORT, "simulated": SIMULATED}
-TENSOR_CORES = (8, 0)                                                 # the compute capability that kernel 5 needs
 SECONDS = 180                                                         # for a process
 
 
@@ -59,14 +59,6 @@ def asked(check, place):
     off = [f"{what}: error {error:.1e}, above {limit:.1e}" for what, error, limit in errors if not error <= limit]
     errors = [(what, error if math.isfinite(error) else None, limit) for what, error, limit in errors]
     return outcome(check.group, check.name, "wrong" if off else "right", "; ".join(off) or None, errors, perf_counter() - start)
-
-
-def lacks(group, place):
-    """Why this GPU cannot be asked the checks of a group; nothing if it can."""
-    if not group.startswith(("tensor", "instructions")) or not hasattr(place, "cuda"):
-        return ""
-    has = tuple(place.cuda.get_current_device().compute_capability)
-    return "" if has >= TENSOR_CORES else f"needs compute capability {TENSOR_CORES}, and this GPU has {has}"
 
 
 def made(where):

@@ -1,25 +1,21 @@
 """Is every kernel right on this GPU? Each instruction, each kernel of the ladder, backward, decoding and the recurrence.
 
-    check    one question: a function of a place that gives answers
-    answer   an array beside what it should be, and a limit of how far off it may be: 0, and the bits have to be the same
-    error    the largest difference over the largest number wanted (1 at least); of a limit of 0, how many numbers differ
-    group    the checks that share a process, so that a kernel which breaks the GPU's context takes no other group with it
-
 What is wanted is the reference in float64. The same checks run on a simulated GPU, with smaller tiles; that is how they are
 known to ask the right thing where there is no GPU. ask.py runs them and says what came of it.
 """
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...gpu.kernels import backward, block, decode, naive, recurrence, registers, rows, tensor
+from ...gpu.kernels import backward, decode, recurrence
 from ...gpu.where import sent
-from . import warp
+from . import front, warp
+from .answers import EXACT, HALF, LESS, Answer, Check
 from .problems import (
     CASES,
+    LADDER,
     RECURRENCES,
     as_numbers,
     before_backward,
@@ -28,32 +24,6 @@ from .problems import (
     expected,
     expected_recurrence,
 )  # fmt: skip
-
-LADDER = {"naive": naive, "rows": rows, "block": block, "registers": registers, "tensor": tensor}
-EXACT, HALF = 1e-5, 5e-3                                              # limits for float32, and for numbers of 16 bits
-
-
-class Answer(NamedTuple):
-    what: str
-    got: np.ndarray
-    wanted: np.ndarray
-    limit: float
-
-    @property
-    def error(self):
-        if self.limit == 0:
-            return float((self.got != self.wanted).sum())
-        got, wanted = np.asarray(self.got, np.float64), np.asarray(self.wanted, np.float64)
-        finite = np.isfinite(wanted)
-        if (np.isfinite(got) != finite).any() or (got[~finite] != wanted[~finite]).any():
-            return math.inf
-        return float(np.abs(got[finite] - wanted[finite]).max(initial=0) / max(1, np.abs(wanted[finite]).max(initial=0)))
-
-
-class Check(NamedTuple):
-    group: str
-    name: str
-    ask: Callable                                                     # of a place: a list of answers
 
 
 class Sizes(NamedTuple):
@@ -80,7 +50,6 @@ ERASES = "erase and decay of channels"
 GPU = Sizes(shipped, (64, 32, 128), (200, 190), (None, None), tuple(CASES), tuple(RECURRENCES))
 SHORT = Sizes(shipped, (64,), (70, 75), (None, None), TWO[1:], (ERASES,))    # for compute-sanitizer, under which all takes longer
 SIMULATED = Sizes(small, (16,), (10, 9), (8, 8), (*TWO, "rows of unequal length"), ("no decay", ERASES))
-LESS = 3                                                              # dims that a head is shorter than the kernel's D
 
 
 def checks(sizes=GPU):
@@ -100,6 +69,8 @@ def checks(sizes=GPU):
     found["recurrence"] = with_repeat("recurrence", [
         (case, D, functools.partial(recurrences, case, D, sizes))
         for D in sizes.dims for case in sizes.recurrences if D == sizes.dims[0] or case == ERASES])  # fmt: skip
+    if sizes.tiles is shipped:                                        # it speaks to a GPU by itself
+        found[front.GROUP] = front.checks(sizes, with_torch=sizes is GPU)
     return found
 
 

@@ -41,7 +41,7 @@ class Clock:
         self.gpu, self.naps = gpu, SHORTEST
         self.spare = gpu.empty(FLUSHED * max(l2_bytes(gpu), 2**20) // 4, np.float32)
         self.hold()                                                   # compiled now, and not while a turn waits for it
-        gpu.stream.synchronize()
+        gpu.wait()
 
     def hold(self):
         self.gpu.run(Launch(hold, (1, 1, 1), (1, 1, 1), (self.naps,)))
@@ -51,9 +51,6 @@ class Clock:
         event.record(self.gpu.stream)
         return event
 
-    def flush(self):
-        self.gpu.cuda.cudadrv.driver.device_memset(self.spare, 0, self.spare.alloc_size, stream=self.gpu.stream)
-
     def seconds(self, call, calls, cold):
         """(seconds of each call, whether the GPU was held up until all of them were asked for)."""
         began, before = perf_counter(), self.mark()
@@ -61,10 +58,10 @@ class Clock:
         held, marks = self.mark(), []
         for _ in range(calls + 1):                                    # the first only warms up
             if cold:
-                self.flush()
+                self.gpu.clear(self.spare)
             marks.append((self.mark(), call(), self.mark()))
         asked = perf_counter() - began
-        self.gpu.stream.synchronize()
+        self.gpu.wait()
         took = [start.elapsed_time(stop) / 1e3 for start, _, stop in marks[1:]]
         return took, before.elapsed_time(held) / 1e3 >= asked
 

@@ -14,10 +14,12 @@ from ...core import masks, reference
 from ...core.blocks import block_map
 from ...core.inputs import prepare
 from ...core.mask import Mask
+from ...gpu.kernels import block, naive, registers, rows, tensor
 from ...gpu.problem import problem
 from ...linear.inputs import prepare as prepare_recurrence
 from ...linear.recurrence import recurrent
 
+LADDER = {"naive": naive, "rows": rows, "block": block, "registers": registers, "tensor": tensor}
 EVERYTHING = Mask(lambda i, j: j >= 0)
 # options of attention, and sizes that differ from those asked for; a bias has the axes that are named, the others are 1
 CASES: dict[str, dict[str, Any]] = {

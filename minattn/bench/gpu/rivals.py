@@ -1,37 +1,26 @@
 """Who is timed on a GPU: each rival is `prepare(case, numbers) -> Work`, and whatever a call needs besides is made there.
 
     naive, rows, block, registers, tensor, backward, decode, recurrence      the kernels of minattn/gpu
+    careful    kernel 5 and what backend="cuda" runs after it where a mask hides something
     math, efficient, flash, cudnn      PyTorch's scaled_dot_product_attention, each of its backends by itself
     matmul, copy                       what this GPU does at most
 
 All read the same numbers. A backend that refuses a case says why, where it says so.
 """
-import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ...core.blocks import block_map
 from ...core.inputs import prepare
-from ...gpu.kernels import backward, decode, recurrence, registers
+from ...gpu.kernels import backward, careful, decode, recurrence, registers, tensor
 from ...gpu.problem import problem
 from ...gpu.where import sent
 from ..rivals import Absent
+from .answers import lacks
 from .cases import flat, rows
-from .checks import LADDER
-from .problems import EVERYTHING, as_numbers
-
-DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
-BACKENDS = {"math": "MATH", "efficient": "EFFICIENT_ATTENTION", "flash": "FLASH_ATTENTION", "cudnn": "CUDNN_ATTENTION"}
-SHARE = 0.6                                                           # of the free memory, which the scores may take
-
-
-class Work(NamedTuple):
-    """What is timed, and its results."""
-
-    call: Callable
-    head: Callable                                                    # (b, h) -> its results, float32 arrays (rows, D)
+from .problems import EVERYTHING, LADDER, as_numbers
+from .sdpa import BACKENDS, DTYPES, Work, load_torch, sdpa
 
 
 class Numbers:
@@ -71,17 +60,6 @@ class Numbers:
         return self.kept[key]
 
 
-def load_torch(device="cuda"):
-    try:
-        import torch
-    except ImportError as error:
-        raise Absent("PyTorch is not installed") from error
-    if device == "cuda" and not torch.cuda.is_available():
-        raise Absent(f"PyTorch {torch.__version__} finds no GPU")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return torch
-
-
 # the kernels of minattn
 
 
@@ -101,6 +79,17 @@ def brought(case, tiles, numbers):
     out = numbers.place.empty(here.given.out.size, here.given.out.dtype)
     lse = numbers.place.empty(here.given.lse.size, np.float32)
     return here._replace(given=sent(brief, numbers.place)._replace(**there, out=out, lse=lse))
+
+
+class Both:
+    """Kernel 5 and what comes after it, as if they were the launches of one module."""
+
+    @property
+    def TILES(self):
+        return tensor.TILES
+
+    def launches(self, problem):
+        return [*tensor.launches(problem), *careful.launches(problem)]
 
 
 def run_all(launches, place):
@@ -127,8 +116,10 @@ def of_heads(case, place, arrays):
     return head
 
 
-def kernel(module):
+def kernel(name, module):
     def make(case, numbers):
+        if why := lacks(name, numbers.place):
+            raise Absent(why)
         there = brought(case, module.TILES, numbers)
         return Work(run_all(module.launches(there), numbers.place), of_heads(case, numbers.place, [(there.given.out, "q")]))
 
@@ -155,64 +146,6 @@ def states(case, numbers):
     return Work(run_all(launches, numbers.place), of_heads(case, numbers.place, [(there.out, "q")]))
 
 
-# PyTorch
-
-
-def sdpa(name):
-    """A backend of scaled_dot_product_attention by itself."""
-    def make(case, numbers):
-        torch = load_torch(numbers.device)
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        if name == "math":
-            spare(case, numbers.device, torch)
-        q, k, v = (numbers.tensor(case, one) for one in "qkv")
-        told = {"is_causal": case.causal, **({} if case.H == case.G else {"enable_gqa": True})}
-        results: list = []
-
-        def forward():
-            with sdpa_kernel(getattr(SDPBackend, BACKENDS[name])):
-                return torch.nn.functional.scaled_dot_product_attention(q, k, v, **told)
-
-        if case.backward:
-            q, k, v = (tensor.detach().requires_grad_() for tensor in (q, k, v))
-            out = accepted(forward)
-            dout = numbers.tensor(case, "dout")
-
-            def call():
-                results[:] = torch.autograd.grad(out, (q, k, v), dout, retain_graph=True)
-        else:
-            def call():
-                with torch.inference_mode():
-                    results[:] = [forward()]
-
-        accepted(call)
-        chosen = rows(case)
-        return Work(call, lambda b, h: [a[b, h].float().cpu().numpy()[chosen] for a in results])
-
-    return make
-
-
-def accepted(call):
-    """What a call gives; where a backend refuses, `Absent` with its reasons, which PyTorch tells as warnings."""
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        try:
-            return call()
-        except RuntimeError as error:
-            reasons = [str(one.message).split(" (Triggered")[0] for one in told]
-            said = "; ".join(dict.fromkeys(filter(None, [*reasons, str(error)])))
-            raise Absent(f"refused: {' '.join(said.split())[:200]}") from error
-
-
-def spare(case, device, torch):
-    """The math backend holds about three arrays of B x H x N x S."""
-    need = 3 * 4 * case.B * case.H * case.N * case.S
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else 2**30
-    if need > SHARE * free:
-        raise Absent(f"not run: it would hold {need / 1e9:.0f} GB of scores")
-
-
 # what the GPU does at most
 
 
@@ -231,10 +164,12 @@ def copy(case, numbers):
     return Work(lambda: v.copy_to_device(k, stream=numbers.place.stream), lambda b, h: [])
 
 
-RIVALS: dict[str, Any] = {name: kernel(module) for name, module in {**LADDER, "decode": decode}.items()}
+RIVALS: dict[str, Any] = {name: kernel(name, module) for name, module in {**LADDER, "decode": decode, "careful": Both()}.items()}
 RIVALS |= {"backward": gradients, "recurrence": states, "matmul": matmul, "copy": copy}
 RIVALS |= {name: sdpa(name) for name in BACKENDS}
-LABELS = {"naive": "1 naive", "rows": "2 rows", "block": "3 block", "registers": "4 registers", "tensor": "5 tensor",
-          "backward": "backward", "decode": "decode", "recurrence": "recurrence", "math": "PyTorch math",
-          "efficient": "PyTorch efficient", "flash": "PyTorch flash", "cudnn": "PyTorch cuDNN", "matmul": "PyTorch matmul",
-          "copy": "copy"}  # fmt: skip
+LABELS = {
+    "naive": "1 naive", "rows": "2 rows", "block": "3 block", "registers": "4 registers", "tensor": "5 tensor",
+    "careful": "5 and careful", "backward": "backward", "decode": "decode", "recurrence": "recurrence", "math": "PyTorch math",
+    "efficient": "PyTorch efficient", "flash": "PyTorch flash", "cudnn": "PyTorch cuDNN", "matmul": "PyTorch matmul",
+    "copy": "copy",
+}  # fmt: skip

@@ -5,14 +5,15 @@ line of JSON for each; it ends after a case in which a kernel failed, since noth
 """
 import argparse
 import json
+import sys
 from dataclasses import replace
 from time import perf_counter
 
 from ...gpu.device import Gpu
 from ..measure import Bench
 from ..worker import Rival, answered
+from .answers import EXACT, HALF
 from .cases import OWN, GpuCase, table
-from .checks import EXACT, HALF
 from .clock import Clock
 from .rivals import RIVALS, Numbers
 
@@ -32,6 +33,13 @@ class Resident(Rival):
 
     def close(self):
         self.rest()
+
+    def rest(self):
+        """Let go of all cases, and of the memory that PyTorch keeps for later: the kernels cannot use it."""
+        answer = super().rest()
+        if "torch" in sys.modules:
+            sys.modules["torch"].cuda.empty_cache()
+        return answer
 
     def case(self, case):
         start = perf_counter()
