@@ -10,8 +10,8 @@ arXiv:1911.02150, section 2.4, has the bandwidth argument; the rolling cache wit
 """
 import numpy as np
 
-from .errors import CacheError, DtypeError, ShapeError
-from .shapes import as_array, count, floats, is_float, spell
+from .errors import CacheError, ShapeError
+from .shapes import as_array, count, float_type, floats, spell
 
 
 class _Cache:
@@ -20,8 +20,7 @@ class _Cache:
     def __init__(self, batch, kv_heads, slots, head_dim, dtype, value_dim):
         batch, kv_heads, head_dim = count("batch", batch, 1), count("kv_heads", kv_heads, 1), count("head_dim", head_dim, 1)
         value_dim = head_dim if value_dim is None else count("value_dim", value_dim, 1)
-        if not is_float(np.dtype(dtype)):
-            raise DtypeError(f"dtype is {np.dtype(dtype)}; a cache holds float16, bfloat16, float32 or float64")
+        dtype = float_type(dtype, "cache")
         self.k = np.zeros((batch, kv_heads, slots, head_dim), dtype)
         self.v = np.zeros((batch, kv_heads, slots, value_dim), dtype)
         self._lengths = np.zeros(batch, dtype=np.int64)
@@ -54,6 +53,15 @@ class _Cache:
         """The positions (B, N) that the next `append` gives its tokens; -1 for padding."""
         new = np.arange(N)
         return np.where(new < self._real(N, lengths)[:, None], self._lengths[:, None] + new, -1)
+
+    def _rows(self, row):
+        """The index of what `reset` forgets: one row, or all of them."""
+        if row is None:
+            return slice(None)
+        row, batch = count("row", row, 0), len(self._lengths)
+        if row >= batch:
+            raise CacheError(f"row = {row}, but the cache has B = {batch} rows, counted from 0")
+        return row
 
     def _real(self, N, lengths):
         """How many of N new tokens are real, a row, (B,)."""
@@ -164,7 +172,7 @@ class KVCache(_Cache):
 
     def reset(self, row=None):
         """Forget one row, or all of them."""
-        self._lengths[slice(None) if row is None else row] = 0
+        self._lengths[self._rows(row)] = 0
         self._before = None
 
 
@@ -265,7 +273,7 @@ class RollingCache(_Cache):
 
     def reset(self, row=None):
         """Forget one row, or all of them."""
-        rows = slice(None) if row is None else row
+        rows = self._rows(row)
         self._lengths[rows] = 0
         if row is None:
             self._held = np.full((len(self._lengths), self.k.shape[2]), -1)

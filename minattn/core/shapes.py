@@ -4,6 +4,7 @@
 """
 import math
 import operator
+import sys
 
 import numpy as np
 
@@ -51,6 +52,18 @@ def floats(name, array):
     )
 
 
+def float_type(dtype, holder):
+    """The float type that something is to hold: a dtype, or what NumPy makes one of."""
+    wanted = f"a {holder} holds float16, bfloat16, float32 or float64"
+    try:
+        dtype = np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise DtypeError(f"dtype is {dtype!r}, which is no type of numbers; {wanted}") from error
+    if not is_float(dtype):
+        raise DtypeError(f"dtype is {dtype}; {wanted}")
+    return dtype
+
+
 def common_type(**arrays):
     """The type that holds them all, such as float64 for float32 with float64."""
     try:
@@ -73,6 +86,15 @@ def count(name, value, least):
         raise OptionError(f"{name} is {value!r}; it must be an integer") from error
     if value < least:
         raise OptionError(f"{name} = {value}; it must be at least {least}")
+    if value > sys.maxsize:
+        raise OptionError(f"{name} = {value}; nothing has so many")
+    return value
+
+
+def choice(name, value, known):
+    """An option that is one of a few names."""
+    if not isinstance(value, str) or value not in known:
+        raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}")
     return value
 
 

@@ -98,7 +98,7 @@ def xpos_backward(dout, x, positions, *, role, layout, theta=10_000.0, log_decay
 
 def _fade(x, positions, role, layout, log_decay):
     """What each number of x is multiplied by, (..., N, D)."""
-    if role not in SIGN:
+    if not isinstance(role, str) or role not in SIGN:
         raise OptionError(f'role is {role!r}; it must be "query" or "key"')
     D, positions = x.shape[-1], integers("positions", positions)
     g = xpos_decay(D) if log_decay is None else floats("log_decay", log_decay)

@@ -21,8 +21,8 @@ import numpy as np
 from ..attention import attention, attention_backward
 from ..core.errors import OptionError, ShapeError
 from ..core.projection import merge_heads, split_heads
-from ..core.shapes import count, floats
-from .transformer_xl import latest
+from ..core.shapes import choice, count, floats
+from .transformer_xl import checked, latest
 
 KINDS = "mean", "max", "convolution"
 
@@ -135,7 +135,7 @@ class CompressiveMemory:
 
     def __init__(self, length, compressed_length, *, rate, kind="mean", kernel=None):
         self.length, self.compressed_length = count("length", length, 0), count("compressed_length", compressed_length, 0)
-        self.rate, self.kind, self.kernel = count("rate", rate, 1), kind, kernel
+        self.rate, self.kind, self.kernel = count("rate", rate, 1), choice("kind", kind, KINDS), kernel
         self.memory: Any = None
         self.compressed: Any = None
         if kind != "convolution" or kernel is None:                               # a kernel's E is known with the first rows
@@ -217,6 +217,9 @@ def reconstruction_loss(h, x, weights, rate, *, kind="mean", kernel=None):
     >>> float(reconstruction_loss(h, x, weights, 1).loss), reconstruction_loss(h, x, weights, 3).loss > 0
     (0.0, True)
     """
+    h, x, weights = floats("h", h), floats("x", x), checked(weights, np.shape(x)[-1:])
+    if h.ndim < 2 or h.shape[-1] != x.shape[-1] or h.shape[-2] == 0:
+        raise ShapeError(f"h is {h.shape} but x is {x.shape}; it must be (..., N, E) with x's E, and N at least 1")
     H, small = len(weights.u), compress(x, rate, kind=kind, kernel=kernel)
     q = split_heads(h @ weights.w_q, H)
     (k, v), (k_small, v_small) = ([split_heads(rows @ w, H) for w in (weights.w_k, weights.w_v)] for rows in (x, small))
@@ -233,8 +236,7 @@ def reconstruction_loss(h, x, weights, rate, *, kind="mean", kernel=None):
 def _groups(x, rate, kind, kernel):
     """x as (..., N / c, c, E), and the kernel, once all fits."""
     x, rate = floats("x", x), count("rate", rate, 1)
-    if kind not in KINDS:
-        raise OptionError(f"kind is {kind!r}; it must be one of {', '.join(map(repr, KINDS))}")
+    choice("kind", kind, KINDS)
     if (kernel is None) == (kind == "convolution"):
         raise OptionError(f"kind is {kind!r} {'without' if kernel is None else 'with'} a kernel; it belongs to 'convolution'")
     if x.ndim < 2 or x.shape[-2] % rate:

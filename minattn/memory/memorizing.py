@@ -23,10 +23,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..attention import attention, attention_backward
-from ..core.errors import DependencyError, DtypeError, OptionError, ShapeError
+from ..core.errors import DependencyError, OptionError, ShapeError
 from ..core.inputs import prepare
 from ..core.pointwise import sigmoid
-from ..core.shapes import common_type, count, floats, is_float, spell, working_type
+from ..core.shapes import choice, common_type, count, float_type, floats, spell, working_type
 from ..sparse.topk import topk_attention, topk_attention_backward
 
 
@@ -72,11 +72,11 @@ class ExternalMemory:
     def __init__(self, kv_heads, capacity, head_dim, dtype=np.float32, *, value_dim=None, lead=(), index="exact"):
         kv_heads, head_dim = count("kv_heads", kv_heads, 1), count("head_dim", head_dim, 1)
         value_dim = head_dim if value_dim is None else count("value_dim", value_dim, 1)
-        if not is_float(np.dtype(dtype)):
-            raise DtypeError(f"dtype is {np.dtype(dtype)}; a memory holds float16, bfloat16, float32 or float64")
-        if index not in ("exact", "faiss"):
-            raise OptionError(f"index is {index!r}; it must be 'exact' or 'faiss'")
-        self.capacity, self.index = count("capacity", capacity, 1), index
+        dtype = float_type(dtype, "memory")
+        if not isinstance(lead, tuple | list):
+            raise OptionError(f"lead is {lead!r}; it must be a tuple of the sizes before the heads")
+        lead = [count("lead", size, 0) for size in lead]
+        self.capacity, self.index = count("capacity", capacity, 1), choice("index", index, ("exact", "faiss"))
         self.k = np.zeros((*lead, kv_heads, 0, head_dim), dtype)
         self.v = np.zeros((*lead, kv_heads, 0, value_dim), dtype)
         heads = list(np.ndindex(self.k.shape[:-2]))
@@ -248,6 +248,8 @@ def memorizing_attention_backward(dout, q, k, v, *, gate, memory, keep=32, scale
 def prepared(q, k, v, gate, memory, keep, scale):
     """q, k, v in the type to compute in, sigmoid(gate) beside (..., H, N, Dv), and the type of the result."""
     q, k, v, gate, _ = floats("q", q), floats("k", k), floats("v", v), floats("gate", gate), count("keep", keep, 1)
+    if not isinstance(memory, ExternalMemory):
+        raise OptionError(f"memory is {type(memory).__name__}; it must be an ExternalMemory")
     prepare(q, k, v, causal=True, scale=scale)                                    # refuses shapes that do not fit
     if scale is not None and scale <= 0:
         raise OptionError(f"scale = {scale}; it must be above 0: the nearest keys are those of the largest q . k")

@@ -17,9 +17,9 @@ import numpy as np
 
 from .. import backends
 from ..attention import attention
-from ..core.errors import DtypeError, ShapeError
+from ..core.errors import PositionError, ShapeError
 from ..core.inputs import prepare
-from ..core.shapes import count, floats, is_float, spell
+from ..core.shapes import as_array, count, float_type, floats, spell
 from .pages import Pages
 
 
@@ -70,8 +70,7 @@ class PagedCache(Pages):
         super().__init__(pages, page_size, on_full)
         kv_heads, head_dim = count("kv_heads", kv_heads, 1), count("head_dim", head_dim, 1)
         value_dim = head_dim if value_dim is None else count("value_dim", value_dim, 1)
-        if not is_float(np.dtype(dtype)):
-            raise DtypeError(f"dtype is {np.dtype(dtype)}; a cache holds float16, bfloat16, float32 or float64")
+        dtype = float_type(dtype, "cache")
         self.k = np.zeros((self.pages, kv_heads, self.page_size, head_dim), dtype)
         self.v = np.zeros((self.pages, kv_heads, self.page_size, value_dim), dtype)
 
@@ -114,7 +113,7 @@ class PagedCache(Pages):
         k_pos : integer array, (R, S)
             -1 where a shorter row has nothing.
         """
-        rows = np.atleast_1d(rows).tolist()
+        rows, _ = self._named(rows)
         lengths = self._held(rows)
         slots = np.arange(lengths.max(initial=0))
         k_pos = np.where(slots < lengths[:, None], slots, -1)
@@ -149,11 +148,12 @@ class PagedCache(Pages):
         ShapeError
             If there is not one q for each row; and whatever `attention` raises.
         """
-        q, single = floats("q", q), np.ndim(rows) == 0
+        q, (rows, single) = floats("q", q), self._named(rows)
         if q.ndim != (3 if single else 4) or (not single and len(q) != len(rows)):
             wanted = "(H, N, D) for one row" if single else f"(R, H, N, D) with R = {len(rows)}, the rows"
             raise ShapeError(f"q is {q.shape}; it must be {wanted}")
-        rows = np.atleast_1d(rows).tolist()
+        if "q_pos" in options or "k_pos" in options:
+            raise PositionError("q_pos and k_pos are the cache's own: the last N tokens of a row ask, and its first one is at 0")
         lengths = self._held(rows)
         options["q_pos"] = np.maximum(lengths[:, None] - q.shape[-2] + np.arange(q.shape[-2]), -1)
         q = q[None] if single else q
@@ -179,7 +179,12 @@ class PagedCache(Pages):
 
     def _held(self, rows):
         """Tokens of each row, (R,)."""
-        return np.array([self._lengths[self._known(row)] for row in rows], np.int64)
+        return np.array([self._lengths[row] for row in rows], np.int64)
+
+    def _named(self, rows):
+        """The rows as a list, and whether it was one row and no sequence."""
+        rows = as_array("rows", rows)
+        return [self._known(row) for row in np.atleast_1d(rows).tolist()], rows.ndim == 0
 
     def _slots(self, row, start, stop):
         """Page, and place within it, of the positions start .. stop of a row."""
@@ -188,8 +193,7 @@ class PagedCache(Pages):
         return table[pos // self.page_size - first], pos % self.page_size
 
     def _given(self, rows, k_new, v_new):
-        single = np.ndim(rows) == 0
-        rows = [self._known(row) for row in np.atleast_1d(rows).tolist()]
+        rows, single = self._named(rows)
         if len(set(rows)) < len(rows):
             raise ShapeError(f"rows are {rows}; each may be named once")
         made = []
@@ -200,7 +204,7 @@ class PagedCache(Pages):
             if a.ndim != 4 or (len(a), a.shape[1], a.shape[3]) != (len(rows), G, D):
                 wanted = f"(G={G}, N, D={D})" if single else f"(R={len(rows)}, G={G}, N, D={D})"
                 raise ShapeError(f"{spell(name, a.shape[1:] if single else a.shape, 'GND')}; this cache takes {wanted}")
-            made.append(a)
+            made.append(a.astype(held.dtype, copy=False))     # before anything grows: a warning may be an error
         if made[0].shape[2] != made[1].shape[2]:
             raise ShapeError(f"k_new has N = {made[0].shape[2]} but v_new has N = {made[1].shape[2]}; a token has one of both")
         return rows, *made

@@ -8,9 +8,11 @@ sections 4.2 to 4.4.
             pos % page_size
     holders how many rows have a page in their table; a page that nobody holds is free
 """
+import operator
+
 import numpy as np
 
-from ..core.errors import CacheError
+from ..core.errors import CacheError, OptionError
 from ..core.shapes import count
 
 
@@ -19,6 +21,8 @@ class Pages:
 
     def __init__(self, pages, page_size, on_full=None):
         self.pages, self.page_size = count("pages", pages, 1), count("page_size", page_size, 1)
+        if on_full is not None and not callable(on_full):
+            raise OptionError(f"on_full is {on_full!r}; it must be a function on_full(cache, needed)")
         self.on_full = on_full
         self._holders = np.zeros(self.pages, np.int64)
         self._unused = list(range(self.pages))[::-1]
@@ -79,6 +83,7 @@ class Pages:
         CacheError
             If there are not pages enough, also after `on_full`: then no row has grown. Or if there is no such row.
         """
+        rows, N = [self._known(row) for row in rows], count("N", N, 0)
         needed = self._needed(rows, N)
         if needed > self.free_pages and self.on_full is not None:
             self.on_full(self, needed)
@@ -102,9 +107,13 @@ class Pages:
         return copies
 
     def _known(self, row):
-        if row not in self._tables:
-            raise CacheError(f"there is no row {row!r}; it was freed, or never made with new() or fork()")
-        return row
+        try:
+            return operator.index(row) if row in self._tables else self._missing(row)
+        except TypeError:                                             # what has no hash, or is no integer
+            return self._missing(row)
+
+    def _missing(self, row):
+        raise CacheError(f"there is no row {row!r}; it was freed, or never made with new() or fork()")
 
     def _pages_of(self, tokens):
         return -(-tokens // self.page_size)

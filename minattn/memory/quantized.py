@@ -75,11 +75,11 @@ class QuantizedCache(_Cache):
     stores_rotated = True
 
     def __init__(self, batch, kv_heads, capacity, head_dim, bits=8, group=32, dtype=np.float32, *, value_dim=None):
-        self.capacity, self.bits, self.group = count("capacity", capacity, 1), bits, count("group", group, 2)
+        self.capacity, self.bits, self.group = count("capacity", capacity, 1), count("bits", bits, 1), count("group", group, 2)
         super().__init__(batch, kv_heads, self.group, head_dim, dtype, value_dim)
         B, G, _, D = self.k.shape
         Dv = self.v.shape[3]
-        if bits not in (4, 8):
+        if self.bits not in (4, 8):
             raise OptionError(f"bits = {bits}; there is 8 or 4")
         if group % 2 or Dv % group:
             raise OptionError(f"group = {group}; it must be even, and a divisor of Dv = {Dv}")
@@ -131,7 +131,7 @@ class QuantizedCache(_Cache):
 
     def reset(self, row=None):
         """Forget one row, or all of them."""
-        self._lengths[slice(None) if row is None else row] = 0
+        self._lengths[self._rows(row)] = 0
         self._before = None
 
     def _store(self, b, k, v):

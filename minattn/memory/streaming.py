@@ -82,6 +82,8 @@ def streaming_attention(q, k, v, *, window, first=4, rope=None, causal=True, q_p
     window, first = count("window", window, 1), count("first", first, 0)
     if causal is not True:
         raise OptionError(f"causal = {causal!r}; a stream has no tokens to come, so it must be True")
+    if rope is not None and not isinstance(rope, dict):
+        raise OptionError(f"rope is {rope!r}; it must be a dictionary of what `rope` is told, such as {{'layout': 'half'}}")
     options = {"causal": True, "q_pos": q_pos, "k_pos": k_pos, "scale": scale, "return_weights": return_weights}
     near, far = _parts(window, first)
     parts = [attention(q, k, v, mask=near, return_lse=True, **options)]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core.errors import OptionError
-from ..core.shapes import count, number
+from ..core.shapes import choice, count, number
 from .pages import Pages
 
 # of all slots, those that held tokens: the paper's measurement (figure 2), on its own server and its own chats
@@ -79,7 +79,7 @@ def block(slots):
 
 def drawn(rng, requests, prompt, output, longest):
     """Prompt and answer of each request, (requests, 2): at least one token each, `longest` together at the most."""
-    lengths = 1 + rng.exponential((prompt - 1, output - 1), (requests, 2)).astype(int)
+    lengths = 1 + np.minimum(rng.exponential((prompt - 1, output - 1), (requests, 2)), longest).astype(int)
     lengths[:, 0] = np.minimum(lengths[:, 0], longest - 1)
     lengths[:, 1] = np.minimum(lengths[:, 1], longest - lengths[:, 0])
     return lengths
@@ -120,15 +120,14 @@ def cache_waste(policy, *, slots=15_700, page_size=16, longest=2048, prompt=161,
     >>> whole.tokens < 0.25, pages.tokens > 0.95, whole.running                   # seven times 2048 is all that fits
     (True, True, 7.0)
     """
-    if policy not in PAPER:
-        raise OptionError(f"policy is {policy!r}; there is {', '.join(map(repr, PAPER))}")
+    choice("policy", policy, PAPER)
     longest, steps, page_size = count("longest", longest, 2), count("steps", steps, 5), count("page_size", page_size, 1)
     slots = count("slots", slots, block(longest) + page_size)
     means = number("prompt", prompt), number("output", output)
     if min(means) < 1:
         raise OptionError(f"prompt = {prompt} and output = {output}; a mean of tokens is at least 1")
     server = PagesServer(slots, page_size) if policy == "pages" else ChunkServer(slots, policy, longest)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(count("seed", seed, 0))
     waiting: list = []
     seen: list = []
     for step in range(steps):

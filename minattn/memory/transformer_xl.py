@@ -28,7 +28,7 @@ from ..attention import attention, attention_backward
 from ..core.errors import OptionError, ShapeError
 from ..core.positions import sinusoidal
 from ..core.projection import merge_heads, split_heads, weight_gradient
-from ..core.shapes import common_type, count, floats, working_type
+from ..core.shapes import choice, common_type, count, float_type, floats, working_type
 
 
 class XLWeights(NamedTuple):
@@ -45,10 +45,11 @@ class XLWeights(NamedTuple):
     @classmethod
     def random(cls, width, *, heads, head_dim=None, seed=0, dtype=np.float64):
         """Drawn weights with E = `width`, and D = E / H unless `head_dim` says otherwise; u and v from N(0, 1)."""
-        rng, D = np.random.default_rng(seed), width // heads if head_dim is None else head_dim
+        width, heads, rng = count("width", width, 1), count("heads", heads, 1), np.random.default_rng(count("seed", seed, 0))
+        D = count("head_dim", width // heads if head_dim is None else head_dim, 1)
         shapes = [(width, heads * D)] * 4 + [(heads * D, width)]
         drawn = [rng.standard_normal(shape) / shape[0] ** 0.5 for shape in shapes] + list(rng.standard_normal((2, heads, D)))
-        return cls(*(a.astype(dtype) for a in drawn))
+        return cls(*(a.astype(float_type(dtype, "layer")) for a in drawn))
 
 
 class Grads(NamedTuple):
@@ -103,8 +104,7 @@ def transformer_xl_attention(x, weights, *, segment=None, memory_length=None, me
     (True, True, False)
     """
     x, w, memory, dtype = prepared(x, weights, memory)
-    if form not in FORMS:
-        raise OptionError(f"form is {form!r}; it must be one of {', '.join(map(repr, FORMS))}")
+    choice("form", form, FORMS)
     segment, length = _sizes(segment, memory_length, x.shape[-2])
     out = np.empty(x.shape, x.dtype)
     for here, rows in segments(x, memory, segment, length):
@@ -242,14 +242,7 @@ def prepared(x, weights, memory):
     x = floats("x", x)
     if x.ndim < 2:
         raise ShapeError(f"x is {x.shape}; it must be (..., N, E)")
-    w = XLWeights(*(floats(name, a) for name, a in zip(XLWeights._fields, weights, strict=True)))
-    if w.u.ndim != 2 or 0 in w.u.shape:
-        raise ShapeError(f"u is {w.u.shape}; it must be (H, D), one vector a head")
-    E, (H, D) = x.shape[-1], w.u.shape
-    for name, a, shape, letters in zip(w._fields, w, [(E, H * D)] * 4 + [(H * D, E)] + [(H, D)] * 2,
-                                       ["(E, H D)"] * 4 + ["(H D, E)"] + ["(H, D)"] * 2, strict=True):  # fmt: skip
-        if a.shape != shape:
-            raise ShapeError(f"{name} is {a.shape}; with x of E = {E} and u of H = {H}, D = {D} it must be {letters} = {shape}")
+    w, E = checked(weights, x.shape[-1:]), x.shape[-1]
     memory = x[..., :0, :] if memory is None else floats("memory", memory)
     if memory.ndim != x.ndim or (*memory.shape[:-2], memory.shape[-1]) != (*x.shape[:-2], E):
         raise ShapeError(f"memory is {memory.shape} but x is {x.shape}; they may differ in their length alone: (..., M, E)")
@@ -257,3 +250,18 @@ def prepared(x, weights, memory):
     work = working_type(dtype)
     w = XLWeights(*(a.astype(work, copy=False) for a in w))
     return x.astype(work, copy=False), w, memory.astype(work, copy=False), dtype
+
+
+def checked(weights, width):
+    """The weights as arrays of floats, once they fit each other and rows of `width` (E,)."""
+    if not isinstance(weights, XLWeights):
+        raise OptionError(f"weights is {type(weights).__name__}; it must be an XLWeights")
+    w = XLWeights(*(floats(name, a) for name, a in zip(XLWeights._fields, weights, strict=True)))
+    if w.u.ndim != 2 or 0 in w.u.shape:
+        raise ShapeError(f"u is {w.u.shape}; it must be (H, D), one vector a head")
+    (E,), (H, D) = width or (0,), w.u.shape
+    for name, a, shape, letters in zip(w._fields, w, [(E, H * D)] * 4 + [(H * D, E)] + [(H, D)] * 2,
+                                       ["(E, H D)"] * 4 + ["(H D, E)"] + ["(H, D)"] * 2, strict=True):  # fmt: skip
+        if a.shape != shape:
+            raise ShapeError(f"{name} is {a.shape}; with x of E = {E} and u of H = {H}, D = {D} it must be {letters} = {shape}")
+    return w

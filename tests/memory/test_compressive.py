@@ -113,7 +113,11 @@ def test_the_loss_that_a_kernel_learns_from(slopes, close):
     (lambda: compress(drawn(6, E), 2, kind="convolution", kernel=KERNEL), r"kernel is \(3, 6, 6\).*\(2, 6, 6\)"),
     (lambda: compress(drawn(6, E), 0), "rate = 0"),
     (lambda: compress_backward(drawn(3, E), drawn(6, E), 3), r"dout is \(3, 6\).*= \(2, 6\)"),
-    (lambda: ma.CompressiveMemory(-1, 3, rate=2), "length = -1"),
+    (lambda: ma.CompressiveMemory(-1, 3, rate=2), "length = -1"), (lambda: compress(drawn(6, E), 3, kind=[]), r"kind is \[\]"),
+    (lambda: reconstruction_loss(drawn(5, E + 1), drawn(6, E), ma.XLWeights.random(E, heads=2), 3),
+     r"h is \(5, 7\) but x is \(6, 6\)"),
+    (lambda: reconstruction_loss(drawn(5, E), drawn(6, E), None, 3), "weights is NoneType"),
+    (lambda: reconstruction_loss(drawn(5, E), drawn(6, E), ma.XLWeights.random(4, heads=2), 3), r"w_q is \(4, 4\)"),
     (lambda: ma.CompressiveMemory(1, 3, rate=2, kind="min"), "kind is 'min'"),
     (lambda: ma.CompressiveMemory(1, 3, rate=2, kind="convolution"), "without a kernel"),
 ], ids=str)  # fmt: skip

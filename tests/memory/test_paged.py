@@ -1,5 +1,6 @@
 """The cache in pages: what a row holds is what it was given, whatever other rows do, and no page is lost or held twice."""
 import collections
+import warnings
 
 import numpy as np
 import pytest
@@ -130,6 +131,24 @@ def test_two_forks_that_write_at_once_share_no_page_that_either_wrote():
     assert cache.table(row)[1] != cache.table(other)[1]
 
 
+def test_what_fails_leaves_no_token_behind(recwarn):
+    """A number too large for the cache's type warns, and where warnings are errors nothing has grown by then."""
+    cache = ma.PagedCache(4, 2, G, D, np.float16, value_dim=DV)
+    row = cache.new()
+    warnings.simplefilter("error")
+    with pytest.raises(RuntimeWarning, match="overflow"):
+        cache.append(row, np.full((G, 3, D), 1e30), np.zeros((G, 3, DV)))
+    assert (cache.length(row), cache.free_pages) == (0, 4)
+
+    def broken(cache, needed):
+        raise KeyError("policy")
+
+    cache.on_full = broken
+    with pytest.raises(KeyError, match="policy"):
+        cache.append(row, np.zeros((G, 9, D)), np.zeros((G, 9, DV)))
+    assert (cache.length(row), cache.free_pages) == (0, 4)
+
+
 class Serving(RuleBasedStateMachine):
     """Rows come, grow, fork and go; beside the cache stands a plain list of the tokens of each."""
 
@@ -230,7 +249,13 @@ def test_a_hundred_thousand_operations():
     (lambda c, r: c.append([r, r], np.zeros((2, G, 2, D)), np.zeros((2, G, 2, DV))), "each may be named once"),
     (lambda c, r: c.attend(np.zeros((1, G, 1, D)), r), "for one row"),
     (lambda c, r: c.attend(np.zeros((G, 1, D)), [r]), "R = 1"),
-    (lambda c, r: c.fork(99), "no row 99"),
+    (lambda c, r: c.fork(99), "no row 99"), (lambda c, r: c.free([r]), r"no row \[0\]"),
+    (lambda c, r: c.length(0.0), "no row 0.0"),
+    (lambda c, r: c.table(np.array(r)), r"no row array\(0\)"), (lambda c, r: c.gather({r: 1}), "no row {0: 1}"),
+    (lambda c, r: c.gather([[r], []]), "unequal length"), (lambda c, r: c.grow([r], 1.5), "N is 1.5"),
+    (lambda c, r: c.attend(np.zeros((G, 1, D)), r, q_pos=[5]), "q_pos and k_pos are the cache's own"),
+    (lambda c, r: made(on_full=3), "on_full is 3"), (lambda c, r: ma.PagedCache(10**30, 1, 1, 1), "nothing has so many"),
+    (lambda c, r: ma.PagedCache(1, 1, 1, 1, "abc"), "dtype is 'abc', which is no type"),
     (lambda c, r: ma.PagedCache(0, 1, 1, 1), "pages"),
     (lambda c, r: ma.PagedCache(1, 1, 1, 1, np.int32), "int32"),
 ])  # fmt: skip

@@ -89,6 +89,8 @@ def test_a_channel_of_large_keys_takes_the_steps_of_no_other():
     (lambda: made().append(*tokens(np.random.default_rng(0), 101)), "capacity = 100"),
     (lambda: made().append(np.full((1, G, 1, D), np.nan), np.zeros((1, G, 1, DV))), "k_new holds NaN"),
     (lambda: made().append(np.zeros((1, G, 1, D + 1)), np.zeros((1, G, 1, DV))), "k_new is"),
+    (lambda: made("8"), "bits is '8'"), (lambda: made(dtype=[1]), r"dtype is \[1\]"),
+    (lambda: made().reset(1), "row = 1, but .* B = 1"),
 ])  # fmt: skip
 def test_errors(given, text):
     with pytest.raises(ma.MinattnError, match=text):

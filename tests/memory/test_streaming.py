@@ -84,7 +84,7 @@ def test_no_distance_is_beyond_the_cache(drawn, close):
 def test_what_is_refused(drawn):
     q, k, v = drawn(4)
     for options, says in (({"window": 0}, "window = 0"), ({"window": 2, "first": -1}, "first = -1"),
-                          ({"window": 2, "causal": False}, "causal = False"),
+                          ({"window": 2, "causal": False}, "causal = False"), ({"window": 2, "rope": "half"}, "rope is 'half'"),
                           ({"window": 2, "rope": {"layout": "pairs"}}, "layout is 'pairs'")):  # fmt: skip
         with pytest.raises(ma.errors.OptionError, match=says):
             ma.streaming_attention(q, k, v, **options)

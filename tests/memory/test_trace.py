@@ -67,7 +67,8 @@ def test_a_request_by_hand():
 
 
 @pytest.mark.parametrize(("given", "text"), [
-    ({"policy": "best"}, "'oracle', 'pages'"), ({"policy": "pages", "slots": 2000}, "slots"),
+    ({"policy": "best"}, "'oracle', 'pages'"), ({"policy": ["pages"]}, "policy is"),
+    ({"policy": "pages", "seed": -1}, "seed"), ({"policy": "pages", "slots": 2000}, "slots"),
     ({"policy": "pages", "prompt": 0}, "at least 1"), ({"policy": "pages", "steps": 1}, "steps"),
 ])  # fmt: skip
 def test_errors(given, text):

@@ -141,7 +141,8 @@ def test_types_are_kept_and_16_bits_computed_in_32(close):
 
 
 @pytest.mark.parametrize(("changed", "says"), [
-    ({"form": "slide"}, "form is 'slide'"), ({"segment": 0}, "segment = 0"), ({"memory_length": -1}, "memory_length = -1"),
+    ({"form": "slide"}, "form is 'slide'"), ({"form": []}, r"form is \[\]"), ({"weights": tuple(WEIGHTS)}, "weights is tuple"),
+    ({"segment": 0}, "segment = 0"), ({"memory_length": -1}, "memory_length = -1"),
     ({"memory": np.ones((2, 3, E + 1))}, r"memory is \(2, 3, 11\) but x is \(2, 6, 10\)"),
     ({"memory": np.ones((3, E))}, "length alone"), ({"x": np.ones(E)}, r"x is \(10,\)"), ({"x": np.ones((6, E), int)}, "int64"),
     ({"weights": WEIGHTS._replace(u=np.ones(D))}, r"u is \(4,\); it must be \(H, D\)"),
@@ -151,6 +152,15 @@ def test_types_are_kept_and_16_bits_computed_in_32(close):
 def test_what_is_refused(changed, says):
     with pytest.raises(ma.MinattnError, match=says):
         ma.transformer_xl_attention(**{"x": tokens(6), "weights": WEIGHTS} | changed)
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ({"heads": 0}, "heads = 0"), ({"heads": 2, "seed": "a"}, "seed is 'a'"), ({"heads": 11}, "head_dim = 0"),
+    ({"heads": 2, "dtype": int}, "a layer holds float16"),
+])  # fmt: skip
+def test_weights_that_cannot_be_drawn(given, says):
+    with pytest.raises(ma.MinattnError, match=says):
+        ma.XLWeights.random(E, **given)
 
 
 def test_the_gradient_refuses_another_shape():
