@@ -28,7 +28,7 @@ def home(name, **arrays):
         If the backend that is named is for NumPy's arrays, or some of the arrays are NumPy's.
     """
     for array in arrays.values():
-        if lives_on_a_gpu(array):
+        if type(array) is not np.ndarray and lives_on_a_gpu(array):
             if name not in ("auto", "cuda"):
                 kind = type(array).__name__
                 raise BackendError(f"backend is {name!r}, but arrays are given that live on a GPU ({kind}); 'cuda' takes them")

@@ -26,6 +26,8 @@ def lives_on_a_gpu(value):
 
 def as_array(name, value):
     """`value` as an array; what cannot be one, or would lose the mask that it carries, is refused."""
+    if type(value) is np.ndarray:                                 # nearly always
+        return value
     if lives_on_a_gpu(value):
         what = f"{name} lives on a GPU ({type(value).__name__}) and is wanted as NumPy's here"
         raise BackendError(f"{what}; attention, its gradient and its weights take q, k and v together from there")

@@ -11,7 +11,8 @@ import numpy as np
 from ..core.errors import BackendError, DependencyError
 from .toolkit import bind
 
-COMPILED: dict = {}                   # (kernel, types, bounds, compute capability): what numba.cuda launches
+COMPILED: dict = {}                   # what numba.cuda launches, by kernel, types, bounds and compute capability
+LEGACY = 1                            # handle of the stream that all of a GPU has in common
 
 
 def numba_cuda():
@@ -52,7 +53,7 @@ class Gpu:
             raise BackendError(f"device {device} is not here: this machine has {count}, counted from 0")
         self.device = self.cuda.get_current_device().id if device is None else device
         with self.cuda.gpus[self.device]:
-            self.stream = self.cuda.external_stream(int(stream)) if stream else self.cuda.default_stream()
+            self.stream = self.cuda.external_stream(int(stream or LEGACY))
 
     def put(self, array):
         with self.cuda.gpus[self.device]:
@@ -106,9 +107,10 @@ class Gpu:
     def compiled(self, launch, arguments):
         """The kernel for these types on this kind of GPU; asked for again, the same one. Factories return the same function
         for the same options, so it stands for them."""
-        types, bounds = tuple(map(type_of, arguments)), (math.prod(launch.block), launch.resident)
-        key = launch.kernel, types, bounds, self.cuda.get_current_device().compute_capability
+        bounds = math.prod(launch.block), launch.resident
+        key = launch.kernel, tuple(map(plainly, arguments)), bounds, self.cuda.get_current_device().compute_capability
         if key not in COMPILED:
+            types = tuple(map(type_of, arguments))
             COMPILED[key] = self.cuda.jit(types, fastmath=True, launch_bounds=bounds, lto=False)(bound(launch.kernel))
         return COMPILED[key]
 
@@ -154,6 +156,13 @@ def type_of(argument):
     if isinstance(argument, (int, np.integer)):
         return types.int32
     return from_dtype(np.asarray(argument).dtype)
+
+
+def plainly(argument):
+    """What decides the type of an argument, faster than the type."""
+    if hasattr(argument, "_fields"):
+        return tuple(map(plainly, argument))
+    return getattr(argument, "dtype", None) or type(argument)
 
 
 @functools.cache

@@ -10,8 +10,8 @@ An array on a GPU is taken as it is where it lies in one piece, at a multiple of
 type that the kernel computes in; else it is copied once, on the GPU (arrange.py). Checking shapes needs no numbers: core's
 `prepare` gets stand-ins, arrays of NumPy's with one number that says nothing.
 """
+import functools
 import math
-from typing import Any
 
 import numpy as np
 
@@ -26,8 +26,11 @@ ALIGNED = 16                          # bytes that one instruction copies
 
 
 def make_place(stream=None, number=None):
-    """Where kernels run."""
-    return device.Gpu(stream, number)
+    """Where kernels run: a stream of a GPU; without a number, of the one that is current."""
+    return device.Gpu(stream) if number is None else known_place(stream, number)
+
+
+known_place = functools.lru_cache(maxsize=64)(device.Gpu)
 
 
 def kind_of(dtype):
@@ -89,7 +92,6 @@ class There:
         self.where = self.inner.device
         for stream in set(streams[1:]) - set(streams[:1]):
             make_place(stream, self.device).wait()
-        self.place: Any = self
 
     def check(self, name, array):
         """That an array is where the others are."""
@@ -167,6 +169,10 @@ class There:
             return self.inner.get(numbers).reshape(to)[..., : shape[-1]].reshape(shape).astype(argument.dtype, copy=False)
         made = self.give(numbers, (*to[:-1], to[-1]), shape[-1], source.kind)
         return made.reshape(tuple(shape))
+
+    @property
+    def place(self):
+        return self
 
     # the place that kernels see: launches run where the arrays are, and what they need besides is the library's
 
