@@ -22,7 +22,7 @@ def test_import_loads_numpy_alone():
     loaded = python("import sys, minattn; print(' '.join(sys.modules))").split()
     assert "numpy" in loaded
     assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
-    rooms = tuple(f"minattn.{room}" for room in ("models", "plot", "practice", "cli", "linear", "sparse", "analysis"))
+    rooms = tuple(f"minattn.{room}" for room in ("models", "plot", "practice", "cli", "linear", "sparse", "analysis", "gpu"))
     assert not [name for name in loaded if name.startswith(rooms)]
 
 
@@ -76,6 +76,13 @@ def test_all_that_is_plain_numpy_works_without_the_rest():
     done = python(PLAIN.format(heavy=HEAVY))
     assert done.startswith("done ")
     assert done == python(PLAIN.format(heavy=()))  # and gives the same numbers
+
+
+def test_no_gpu_is_looked_for_unasked():
+    work = "q = np.ones((4, 3, 8)); ma.attention(q, q, q), ma.attention_backward(q, q, q, q), ma.attention_weights(q, q)"
+    loaded = python(f"import sys, numpy as np, minattn as ma; {work}; print(' '.join(sys.modules))").split()
+    assert "minattn.attention" in loaded
+    assert not [name for name in loaded if name.startswith(("minattn.gpu", "numba.cuda", "numba_cuda"))]
 
 
 def test_names():

@@ -59,6 +59,8 @@ def weights(x, lse=None, top=None):
         raise BackendError(f"top = {top}; backend 'cuda' gives whole maps alone, and backend='cpu' has top for NumPy's arrays")
     home = home_of(x)
     (B, H, N, _), S = x.q.shape, x.k.shape[2]
+    if B * H >= GRID:
+        raise BackendError(f"B * H = {B * H} maps; a GPU draws fewer than 2**16 at a time: ask for some of the heads")
     problem = pose(x, home, "f32", SIZES.registers, lse=lse)
     if lse is None:
         problem = solved(problem, registers, x, home)

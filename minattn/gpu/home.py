@@ -82,12 +82,13 @@ class There:
 
     def __init__(self, **arrays):
         self.given: dict = {}                                         # by name: (array, Strided or None for NumPy's)
+        self.told: dict = {}                                          # by id: what the library says of an array
         self.like = next(a for a in arrays.values() if lives_on_a_gpu(a))
         self.library, self.first = library_of(self.like), next(name for name, a in arrays.items() if a is self.like)
         self.device = self.library.device(self.like)
         for name, a in arrays.items():
             self.check(name, a)
-        streams = [stream for a in arrays.values() if (stream := self.library.described(a)[4]) is not None]
+        streams = [stream for a in arrays.values() if (stream := self.described(a)[4]) is not None]
         self.inner = make_place(streams[0] if streams else None, self.device)
         self.where = self.inner.device
         for stream in set(streams[1:]) - set(streams[:1]):
@@ -110,11 +111,17 @@ class There:
             self.given[name] = array, None
             return array
         self.check(name, array)
-        _, shape, _, typestr, _ = self.library.described(array)
+        _, shape, _, typestr, _ = told = self.described(array)
         if typestr not in KINDS:
             raise DtypeError(f"{name} is {np.dtype(typestr)}; attention on a GPU needs float16, bfloat16 or float32")
-        self.given[name] = array, strided(self.library, array, KINDS[typestr])
+        self.given[name] = array, strided(told, array, KINDS[typestr])
         return np.broadcast_to(np.zeros((), SHOWN[KINDS[typestr]]), shape)
+
+    def described(self, array):
+        told = self.told.get(id(array))
+        if told is None:
+            told = self.told[id(array)] = self.library.described(array)
+        return told
 
     def fetch(self, array):
         """A mask or positions, which masks are worked out from before any kernel runs: as NumPy's."""

@@ -110,9 +110,9 @@ class Torch(Numba):
         return made.view(dtype).reshape(shape)
 
 
-def strided(library, array, kind):
-    """(the `Strided` of an array, its address): one flat view from the lowest number to the highest."""
-    address, shape, steps, _, _ = library.described(array)
+def strided(told, array, kind):
+    """The `Strided` of an array that is `described` so: one flat view from its lowest number to its highest."""
+    address, shape, steps, _, _ = told
     dtype = DTYPES[kind]
     if steps is None:
         steps = tuple(dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

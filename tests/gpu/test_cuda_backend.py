@@ -124,10 +124,21 @@ def test_nan_reaches_those_who_see_it_and_no_other(dtype, places):
         spoiled[1 if array is k else 2][0, 9, 2] = bad
         out, lse = ma.attention(*spoiled, return_lse=True, **options)
         np.testing.assert_allclose(out[:, :7], clean[:, :7], rtol=0, atol=1e-3 if dtype is np.float16 else 0)
-        if array is v:
-            assert not np.isfinite(out[:, 7:, 2]).any()
+        assert not np.isfinite(out[:, 7:, 2]).any()
+        assert np.isnan(lse[:, 7:]).all() == (array is k)
         grads = ma.attention_backward(dout, *spoiled, out=out, lse=lse, **options)
         assert all(np.isfinite(grad[:, :7]).all() for grad in grads[:3])
+
+
+def test_nan_shows_in_a_decoding_step_too(places):
+    q, k, v, _ = drawn(N=1)
+    k[0, 0, 5, 2] = np.nan
+    out, lse = ma.attention(q, k, v, backend="cuda", return_lse=True)
+    assert "decode" in places[0].names
+    assert np.isnan(out).all()
+    assert np.isnan(lse).all()
+    hidden = ma.attention(q, k, v, mask=(np.arange(7) != 5)[None], backend="cuda")
+    close(hidden, ma.attention(q, np.delete(k, 5, axis=2), np.delete(v, 5, axis=2), backend="numpy"), 1e-5)
 
 
 def test_a_row_that_sees_nothing_gives_zeros_even_beside_nan():

@@ -64,7 +64,7 @@ def make_careful(D, block_q, block_k, biased, capped, kind):
                 for i in range(dims):
                     if lane + 32 * i < D:
                         acc[i] = acc[i] * fade + p * read(x.v, (first + s) * D + lane + 32 * i)
-        share = f32(1) / total if total > f32(0) else f32(0)
+        share = f32(1) / total if total != f32(0) else f32(0)
         for i in range(dims):
             if lane + 32 * i < D:
                 write(x.out, row + lane + 32 * i, acc[i] * share)

@@ -112,7 +112,7 @@ def make_decode(D, block_q, block_k, biased, capped, rows, splits):
                     more = f32(0)
                     for key in range(size):
                         p = s[row * block_k + key]
-                        if p >= 0:                                    # -1: hidden, whatever stands in v
+                        if p != f32(-1):                               # -1: hidden, whatever stands in v
                             more += p * tile[key * D + d]
                     acc[i] = acc[i] * fade[row] + more
         cuda.syncthreads()
@@ -121,9 +121,9 @@ def make_decode(D, block_q, block_k, biased, capped, rows, splits):
             place = t + i * THREADS
             if place < q_size:
                 of_row = total[place // D]
-                held[first_row * D + place] = acc[i] / of_row if of_row > 0 else f32(0)
+                held[first_row * D + place] = acc[i] / of_row if of_row != f32(0) else f32(0)
         for row in range(t, rows, THREADS):
-            held_lse[first_row + row] = top[row] + math.log(total[row]) if total[row] > 0 else LOW
+            held_lse[first_row + row] = top[row] + math.log(total[row]) if total[row] != f32(0) else LOW
 
     def join(x, held, held_lse):
         """A block a row, a thread a dim: out = sum over splits of exp(lse_split - lse) out_split."""
@@ -138,8 +138,8 @@ def make_decode(D, block_q, block_k, biased, capped, rows, splits):
             weight += share
             out += share * held[(first + split * rows) * D + d]
         place = (b * x.H + g * (x.H // x.G)) * x.N + row
-        x.out[place * D + d] = out / weight if weight > 0 else f32(0)
+        x.out[place * D + d] = out / weight if weight != f32(0) else f32(0)
         if d == 0:
-            x.lse[place] = best + math.log(weight) if weight > 0 else f32(-math.inf)
+            x.lse[place] = best + math.log(weight) if weight != f32(0) else f32(-math.inf)
 
     return decode, join

@@ -126,7 +126,7 @@ def make_registers(D, block_q, block_k, biased, capped):
             dim = u32(i // width * across * width) + tx * u32(width) + u32(i % width)
             value = both[u32(values_at) + (key + u32(e)) * u32(D) + dim]
             for r in range(ROWS):
-                if not careful or a[r * VECTOR + e] >= f32(0):
+                if not careful or a[r * VECTOR + e] != f32(-1):
                     acc[r * outs + i] += a[r * VECTOR + e] * value
 
     def registers(x):
@@ -237,11 +237,11 @@ def make_registers(D, block_q, block_k, biased, capped):
                 step //= 2
             n = mine + u32(r)
             if n < u32(x.N):
-                share = f32(1) / total[r] if total[r] > f32(0) else f32(0)
+                share = f32(1) / total[r] if total[r] != f32(0) else f32(0)
                 for i in range(outs):
                     dim = u32(i // width * across * width) + tx * u32(width) + u32(i % width)
                     x.out[(queries + n) * u32(D) + dim] = acc[r * outs + i] * share
                 if tx == u32(0):
-                    x.lse[queries + n] = top[r] + math.log(total[r]) if total[r] > f32(0) else f32(-math.inf)
+                    x.lse[queries + n] = top[r] + math.log(total[r]) if total[r] != f32(0) else f32(-math.inf)
 
     return registers

@@ -176,8 +176,8 @@ def make_tensor(D, block_q, block_k, biased, capped, kind):
         total0 += cuda.shfl_xor_sync(0xFFFFFFFF, total0, 2)
         total1 += cuda.shfl_xor_sync(0xFFFFFFFF, total1, 1)
         total1 += cuda.shfl_xor_sync(0xFFFFFFFF, total1, 2)
-        share0 = f32(1) / total0 if total0 > f32(0) else f32(0)
-        share1 = f32(1) / total1 if total1 > f32(0) else f32(0)
+        share0 = f32(1) / total0 if total0 != f32(0) else f32(0)
+        share1 = f32(1) / total1 if total1 != f32(0) else f32(0)
         for i in range(dim_pairs * 2):
             d = u32(i * 8) + two_t
             if n0 < u32(x.N):
@@ -190,8 +190,8 @@ def make_tensor(D, block_q, block_k, biased, capped, kind):
                 x.out[(queries + n1) * u32(D) + d + u32(1)] = u16(both >> u32(16))
         if two_t == u32(0):
             if n0 < u32(x.N):
-                x.lse[queries + n0] = top0 * factor * LN2 + math.log(total0) if total0 > f32(0) else f32(-math.inf)
+                x.lse[queries + n0] = top0 * factor * LN2 + math.log(total0) if total0 != f32(0) else f32(-math.inf)
             if n1 < u32(x.N):
-                x.lse[queries + n1] = top1 * factor * LN2 + math.log(total1) if total1 > f32(0) else f32(-math.inf)
+                x.lse[queries + n1] = top1 * factor * LN2 + math.log(total1) if total1 != f32(0) else f32(-math.inf)
 
     return tensor
