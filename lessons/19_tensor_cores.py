@@ -829,3 +829,4 @@ check.warp_scores(warp_scores)
 # - Papers: Dao 2023, [arXiv:2307.08691](https://arxiv.org/abs/2307.08691), section 3.3, the work of the warps; Shah et al. 2024,
 #   FlashAttention-3, [arXiv:2407.08608](https://arxiv.org/abs/2407.08608), for products that read shared memory themselves.
 # - Choosing a mechanism: [which_when.md](which_when.md).
+# - Next: [20 Pages](20_pages.ipynb), where the keys of many texts share one memory.
