@@ -68,5 +68,7 @@ def test_which_when_names_what_there_is():
     update = {"log_decay", "erase", "beta"}                           # of recurrence, delta_rule
     sparse = {"stride", "keep", "seed"}                               # of strided_attention, topk_attention, masks.bigbird
     memories = {"segment", "memory", "memory_length", "rate", "gate"} # of transformer_xl_attention and its neighbours
-    assert set(re.findall(r"\b(\w+)=(?!=)", code)) <= options | layer | cache | update | sparse | memories
+    ring = {"ranks", "schedule", "width"}                             # of ring_attention, ring.cost.cost
+    known = options | layer | cache | update | sparse | memories | ring
+    assert set(re.findall(r"\b(\w+)=(?!=)", code)) <= known
     assert {len(re.split(r"(?<!\\)\|", row)) for row in WHICH.splitlines() if row.startswith("|")} == {6}     # four cells

@@ -149,6 +149,7 @@ def ring_attention_backward(comm: Any, dout, q, k, v, *, out, lse, length, sched
         done = time.perf_counter()
         going = rank.begin(block[2:], source, tag=2)
         block[:2] = rank.account(spent, coming, block[:2], done - begun, done, computed)
+        spent.sent[-1] += sum(a.nbytes for a in block[2:]) if comm.size > 1 else 0
         waiting = time.perf_counter()
         block[2:] = rank.finish(going, block[2:])
         spent.wait[-1] += time.perf_counter() - waiting

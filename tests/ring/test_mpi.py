@@ -1,4 +1,5 @@
 """The ring on real processes: equal to attention on 1 to 4 ranks, and over with a message when one of them fails."""
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,10 @@ def test_equals_attention_forward_and_backward(ranks, count, schedule):
                             "--schedule", schedule, "--backward", "--verify", *causal)  # fmt: skip
     assert status == 0, said
     assert said.count("largest difference") == 4
+    sent = [int(number.replace(",", "")) for number in re.findall(r"([\d,]+) bytes sent", said)]
+    whole = 2 * 2 * 101 * 16 * 8 if count > 1 else 0                  # keys and values of all ranks
+    assert sum(sent[::2]) == (count - 1) * whole                      # forward: to all but oneself
+    assert sum(sent[1::2]) == (2 * count - 1) * whole                 # backward: and the gradients once round
     assert said.count("rank ") == 2 * count
 
 
