@@ -30,7 +30,7 @@ import numpy as np
 from ..attention import attention
 from ..core import masks
 from ..core.errors import OptionError, ShapeError
-from ..core.shapes import count, integers
+from ..core.shapes import as_array, choice, count, integers
 from ..linear.linear_attention import linear_attention
 from ..memory.compressive import CompressiveMemory
 from ..memory.infini import infini_attention
@@ -109,19 +109,20 @@ def needle_recall(distances, *, length=512, window=64, capacity=256, dim=64, tri
     [16384, 4096]
     """
     W, dim, N, trials = count("window", window, 8), count("dim", dim, 4), count("length", length, 8), count("trials", trials, 1)
-    if np.ndim(gate) or np.asarray(gate).dtype.kind not in "iuf" or np.isnan(gate):
+    if (given := as_array("gate", gate)).ndim or given.dtype.kind not in "iuf" or np.isnan(given):
         raise OptionError(f"gate is {gate!r}; it must be one number, -inf and inf among them")
     sizes = Sizes(W, count("capacity", capacity, 1), np.full(1, gate, np.float64))
     distances = np.atleast_1d(integers("distances", distances))
     if W % 8 or N % (W // 2) or dim % 2:
         raise OptionError(f"window = {W} must be a multiple of 8, length = {N} one of window / 2, and dim = {dim} even")
+    if distances.ndim > 1:
+        raise ShapeError(f"distances are {distances.shape}; they must be one, or a sequence")
     if distances.size and not 1 <= distances.min() <= distances.max() < N:
         raise ShapeError(f"distances reach from {distances.min()} to {distances.max()}; they must be 1 to N - 1 = {N - 1}")
-    names = list(MECHANISMS) if names is None else list(names)
-    if unknown := [name for name in names if name not in MECHANISMS]:
-        raise OptionError(f"there is no {unknown[0]!r}; the mechanisms are {', '.join(MECHANISMS)}")
-    if keys not in KEYS:
-        raise OptionError(f"keys is {keys!r}; it must be one of {', '.join(map(repr, KEYS))}")
+    names = MECHANISMS if names is None else names
+    if not np.iterable(names):
+        raise OptionError(f"names is {names!r}; it must be a sequence of names")
+    names, keys, seed = [choice("names", name, MECHANISMS) for name in names], choice("keys", keys, KEYS), count("seed", seed, 0)
     found: dict = {name: ([], [], [0]) for name in names}
     for n, distance in enumerate(distances.tolist()):
         q, k, v = haystack(np.random.default_rng([seed, n]), N, distance, dim, trials, KEYS[keys])

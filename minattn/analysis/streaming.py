@@ -22,7 +22,7 @@ from ..core import masks
 from ..core.errors import OptionError, ShapeError
 from ..core.shapes import count, floats
 from ..memory.streaming import streaming_attention
-from .swaps import token_losses
+from .swaps import check_model, token_losses
 
 
 def streaming_losses(model, ids, *, window, first=4, chunk=256):
@@ -64,6 +64,7 @@ def streaming_losses(model, ids, *, window, first=4, chunk=256):
     >>> int(same.argmin()), losses["window"].shape
     (8, (99,))
     """
+    check_model(model)
     window, first = count("window", window, 1), count("first", first, 0)
     if first >= window:
         raise OptionError(f"first = {first} but window = {window}; of the W keys that a query sees, fewer are the first tokens")
@@ -100,7 +101,7 @@ def perplexity_by_position(losses, width):
     (array([1, 3, 5]), array([4., 3., 5.]))
     """
     losses, width = floats("losses", losses), count("width", width, 1)
-    if losses.size == 0:
-        raise ShapeError(f"losses are {losses.shape}; there must be at least one")
+    if losses.ndim == 0 or losses.size == 0:
+        raise ShapeError(f"losses are {losses.shape}; they must be (..., N - 1), and at least one")
     starts = np.arange(0, losses.shape[-1], width)
     return starts + 1, np.exp([losses[..., start:start + width].mean(dtype=np.float64) for start in starts])

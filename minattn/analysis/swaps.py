@@ -7,6 +7,7 @@
 A model that knows nothing has perplexity V. Attention is replaced by `model.with_attention`, in all layers or in one:
 the other layers then go on as they were trained, on what the changed one gives them.
 """
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from ..attention import attention
 from ..core.errors import OptionError, ShapeError
 from ..core.mask import Mask
-from ..core.shapes import count
+from ..core.shapes import as_array, count
 from ..core.softmax import logsumexp
 
 
@@ -48,7 +49,7 @@ def token_losses(model, ids, *, chunk=256, cache=None):
     Raises
     ------
     ShapeError
-        If there are fewer than two tokens; and whatever `model.forward` raises.
+        If there are fewer than two tokens; and whatever `model.forward` raises. Then the cache is as it was.
 
     Examples
     --------
@@ -59,11 +60,14 @@ def token_losses(model, ids, *, chunk=256, cache=None):
     >>> np.allclose(ma.token_losses(m, ids), [-log_p[n - 1, ids[n]] for n in range(1, 5)])
     True
     """
+    check_model(model)
     if cache is None:
         return _losses(model, model.hidden(ids)[0], ids, chunk)
-    starts = range(0, np.shape(ids)[-1], count("chunk", chunk, 1))
-    x = [model.hidden(np.asarray(ids)[..., start:start + chunk], cache=cache)[0] for start in starts]
-    return _losses(model, np.concatenate(x, axis=-2), ids, chunk)
+    ids = np.atleast_1d(as_array("ids", ids))
+    starts = range(0, max(ids.shape[-1], 1), count("chunk", chunk, 1))
+    with getattr(cache, "all_or_none", nullcontext)():                                # what is no cache, the model refuses
+        x = [model.hidden(ids[..., start:start + chunk], cache=cache)[0] for start in starts]
+        return _losses(model, np.concatenate(x, axis=-2), ids, chunk)
 
 
 def perplexity(model, ids, *, chunk=256):
@@ -129,9 +133,12 @@ def swap_costs(model, ids, swaps, *, layers=(), chunk=256):
     >>> [(cost.name, cost.layer) for cost in single]
     [('last 2', 1), ('last 9', 1)]
     """
+    check_model(model)
+    if not isinstance(swaps, dict):
+        raise OptionError(f"swaps is {type(swaps).__name__}; it must be a dictionary of names and what each puts in")
     if "own" in swaps:
         raise OptionError("swaps has 'own', which is what the result calls the model as it is; choose another name")
-    swaps, layers = {name: _function(name, swap) for name, swap in swaps.items()}, list(layers)
+    swaps, layers = {name: _function(name, swap) for name, swap in swaps.items()}, _layers(layers)
     models = {name: model.with_attention(fn) for name, fn in swaps.items()}
     single = {(name, layer): model.with_attention({layer: fn}) for name, fn in swaps.items() for layer in layers}
     costs: dict = {("own", None): token_losses(model, ids, chunk=chunk)}
@@ -146,6 +153,18 @@ def swap_costs(model, ids, swaps, *, layers=(), chunk=256):
             costs[name, layer] = _losses(model, y, ids, chunk)
         x = model.block(layer, x, positions)
     return [_cost(name, layer, losses) for (name, layer), losses in costs.items()]
+
+
+def check_model(model):
+    """Raise an OptionError for what cannot be run as a model."""
+    if not hasattr(model, "hidden") or not hasattr(model, "with_attention"):
+        raise OptionError(f"model is {type(model).__name__}; it must be a Llama, as models.load returns it")
+
+
+def _layers(layers):
+    if not np.iterable(layers):
+        raise OptionError(f"layers is {layers!r}; it must be a sequence of integers")
+    return [count("layers", layer, 0) for layer in layers]
 
 
 def _losses(model, x, ids, chunk):

@@ -4,6 +4,8 @@ A rolling one is StreamingLLM's (Xiao et al. 2023, arXiv:2309.17453): the first 
 cache. While it fills up, many tokens can come at once. From then on each token finds a cache of its own, so they are cut
 into pieces of one.
 """
+import contextlib
+
 import numpy as np
 
 from ..core.cache import KVCache, RollingCache
@@ -49,6 +51,17 @@ class LlamaCache(list):
         for layer in self:
             layer.reset(row)
 
+    @contextlib.contextmanager
+    def all_or_none(self):
+        """What is appended meanwhile stays, or goes again where something fails."""
+        saved = [dict(vars(layer)) for layer in self]                 # append makes new arrays, or writes behind the lengths
+        try:
+            yield
+        except BaseException:
+            for layer, before in zip(self, saved, strict=True):
+                vars(layer).update(before)
+            raise
+
     def room(self):
         """Tokens that can come at once: for a rolling cache as many as it still takes without letting go, or one."""
         return max(self[0].first + self[0].window - int(self.lengths.max()), 1) if self.rolling else None
@@ -62,14 +75,9 @@ def in_pieces(model, ids, lengths, cache, return_weights):
             f"{N} tokens came where a rolling cache has room for {room} at once; the others go one by one, each with keys of "
             f"its own, so there is no one map: ask for weights with {room} at most"
         )
-    saved = [dict(vars(layer)) for layer in cache]                    # append makes new arrays and leaves these as they are
     ends, made = [room, *range(room + 1, N + 1)], []
-    try:
+    with cache.all_or_none():
         for start, end in zip([0, *ends], ends, strict=False):
             real = None if lengths is None else np.clip(lengths, start, end) - start
             made.append(model.hidden(ids[..., start:end], lengths=real, cache=cache)[0])
-    except BaseException:
-        for layer, before in zip(cache, saved, strict=True):
-            vars(layer).update(before)
-        raise
     return np.concatenate(made, axis=-2), None

@@ -132,7 +132,9 @@ def test_the_same_seed_gives_the_same_and_names_choose():
 
 @pytest.mark.parametrize(("changed", "says"), [
     ({"distances": [0]}, "must be 1 to N - 1 = 255"), ({"distances": [3, 256]}, "from 3 to 256"), ({"window": 20}, "window = 20"),
-    ({"length": 250}, "length = 250"), ({"dim": 5}, "dim = 5"), ({"names": ["rope"]}, "no 'rope'; the mechanisms are full"),
+    ({"length": 250}, "length = 250"), ({"dim": 5}, "dim = 5"), ({"names": ["rope"]}, "names is 'rope'; .* 'full', "),
+    ({"names": 3}, "names is 3"),
+    ({"keys": ["sparse"]}, "keys is"), ({"seed": 0.5}, "seed is 0.5"), ({"distances": [[1]]}, "one, or a"),
     ({"trials": 0}, "trials = 0"),
     ({"keys": "codes"}, "keys is 'codes'; it must be one of 'sparse', 'normal'"),
     ({"gate": np.nan}, "gate is nan"), ({"gate": [0.0, 1.0]}, "gate is"), ({"gate": "open"}, "gate is 'open'"),

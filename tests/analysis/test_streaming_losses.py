@@ -53,6 +53,8 @@ def test_bad_input():
         ma.perplexity_by_position(np.ones(3), 0)
     with pytest.raises(ma.errors.ShapeError, match="at least one"):
         ma.perplexity_by_position(np.ones(0), 3)
+    with pytest.raises(ma.errors.ShapeError, match="at least one"):
+        ma.perplexity_by_position(1.5, 3)
 
 
 @pytest.mark.slow

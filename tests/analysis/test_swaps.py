@@ -8,7 +8,7 @@ import pytest
 
 import minattn as ma
 from minattn import masks
-from minattn.core.errors import OptionError, ShapeError, TokenError
+from minattn.core.errors import CacheError, OptionError, ShapeError, TokenError
 from minattn.models import Llama, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "lessons"))
@@ -74,6 +74,19 @@ def test_a_window_changes_nothing_until_it_is_full():
     assert changed[5:].all()
 
 
+def test_a_text_that_fails_halfway_leaves_the_cache_as_it_was():
+    cache = MODEL.new_cache(capacity=20)
+    before = ma.token_losses(MODEL, IDS[:6], cache=cache)
+    for ids, error in (([3, 1, 4, 61], TokenError), (IDS[:1], ShapeError), ([3] * 15, CacheError)):
+        with pytest.raises(error):
+            ma.token_losses(MODEL, ids, chunk=2, cache=cache)
+        assert cache.lengths.tolist() == [6]
+    with pytest.raises(CacheError, match="cache is int"):
+        ma.token_losses(MODEL, IDS, cache=3)
+    cache.reset()
+    np.testing.assert_array_equal(ma.token_losses(MODEL, IDS[:6], cache=cache), before)
+
+
 def test_bad_input():
     for ids in ([3], [[3], [4]]):
         with pytest.raises(ShapeError, match="N of at least 2"):
@@ -86,6 +99,12 @@ def test_bad_input():
         ma.swap_costs(MODEL, IDS, {"near": 3})
     with pytest.raises(OptionError, match="swaps has 'own'"):
         ma.swap_costs(MODEL, IDS, {"own": masks.last(2)})
+    for swaps, layers, says in (([], (), "swaps is list"), ({}, 1, "layers is 1"), ({}, [0.5], "layers is 0.5")):
+        with pytest.raises(OptionError, match=says):
+            ma.swap_costs(MODEL, IDS, swaps, layers=layers)
+    for use in (ma.perplexity, partial(ma.swap_costs, swaps={}), partial(ma.streaming_losses, window=5, first=1)):
+        with pytest.raises(OptionError, match="model is NoneType; it must be a Llama"):
+            use(None, IDS)
     with pytest.raises(OptionError, match="no layer 3; the model has layers 0 to 2"):
         ma.swap_costs(MODEL, IDS, {"near": masks.last(2)}, layers=[0, 3])
 
