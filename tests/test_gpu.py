@@ -8,9 +8,11 @@ import math
 import numpy as np
 import pytest
 
+from minattn.bench.gpu import run, sanitizer
 from minattn.bench.gpu.answers import Answer, lacks
 from minattn.bench.gpu.ask import asked
 from minattn.bench.gpu.checks import GPU, SHORT, SIMULATED, checks
+from minattn.bench.gpu.clock import Clock
 from minattn.bench.gpu.problems import CASES
 from minattn.core.errors import BackendError, DependencyError
 from minattn.gpu.simulated import Simulated
@@ -33,6 +35,38 @@ def test_on_this_gpu(group, need_gpu):
         pytest.skip(why)
     found = [asked(check, gpu) for check in checks(GPU)[group]]
     assert [one for one in found if one["state"] != "right"] == []
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", sanitizer.TOOLS)
+def test_compute_sanitizer_finds_nothing(tool, need_gpu):
+    need_gpu()
+    found = sanitizer.examine(tool, 600)
+    if found["state"] == "absent":
+        pytest.skip(found["why"])
+    assert found["state"] == "right", found
+
+
+@pytest.mark.gpu
+def test_a_turn_of_the_clock(need_gpu):
+    """A call of some launches takes longer than one of them, and both are asked for ahead."""
+    gpu = need_gpu()
+    clock, array = Clock(gpu), gpu.zeros(2**24, np.float32)
+    one, many = (clock.turn(lambda n=n: [gpu.clear(array) for _ in range(n)], cold=True) for n in (1, 20))
+    assert one.quiet
+    assert many.quiet
+    assert 0 < one.seconds < many.seconds < 1
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_every_row_is_measured(need_gpu):
+    """No speed is judged; every kernel is right before it is timed."""
+    need_gpu()
+    ceilings, rows = run.rows(True, print)
+    assert ceilings["copy"]["rate"] > 0
+    assert [row["rivals"][row["kernel"]] for row in rows if row["rivals"][row["kernel"]]["state"] != "timed"] == []
 
 
 @pytest.mark.parametrize("check", list(simulated()))

@@ -57,9 +57,9 @@ def run(options):
 
 
 def run_cuda(options):
-    """The same on a GPU. With --report, 1 where a check or a tool found something wrong; the file is written all the same."""
+    """The same on a GPU; 1 where a check, a tool or an answer is wrong, or fails. The files are written all the same."""
     from ..bench.gpu import report
-    from ..bench.gpu.run import run
+    from ..bench.gpu.run import run, went_wrong
 
     if options.report and not options.cuda:
         raise OptionError("--report is for a GPU: minattn bench --cuda --report FILE")
@@ -75,7 +75,7 @@ def run_cuda(options):
     if options.report:
         files[options.report] = report.document(result).encode()
     write(files)
-    return 1 if any(one["state"] in ("wrong", "failed") for one in result["checks"] + result["sanitizer"]) else 0
+    return 1 if went_wrong(result) else 0
 
 
 def check_files(options):

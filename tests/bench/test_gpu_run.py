@@ -83,6 +83,18 @@ def test_a_run_from_the_command_to_its_one_file(simulated, need, tmp_path, capsy
     assert "compute-sanitizer: memcheck absent." in said
 
 
+def test_what_went_wrong():
+    def result(check="right", tool="right", kernel="timed", rival="timed"):
+        return {"checks": [{"state": check}], "sanitizer": [{"state": tool}],
+                "rows": [{"rivals": {"registers": {"state": kernel}, "flash": {"state": rival}}}]}  # fmt: skip
+
+    assert not run.went_wrong(result())
+    assert not run.went_wrong(result("absent", "absent", "absent", "wrong"))
+    for name in ("check", "tool", "kernel"):
+        for state in ("wrong", "failed"):
+            assert run.went_wrong(result(**{name: state}))
+
+
 def test_a_failure_is_in_the_report_and_in_the_exit_code(simulated, need, tmp_path, monkeypatch):
     """A kernel that raises ends its process; the next case is measured in another one."""
     need("torch")

@@ -14,7 +14,7 @@ CHECKS = front.checks(SIMULATED, with_torch=True)
 
 
 @pytest.mark.parametrize("check", [
-    pytest.param(check, id=check.name, marks=pytest.mark.slow if "all options" in check.name else ())
+    pytest.param(check, id=check.name, marks=() if "few" in check.name else pytest.mark.slow)
     for check in CHECKS if "PyTorch" not in check.name])  # fmt: skip
 def test_numpys_arrays(check, monkeypatch):
     fake_gpu.install(monkeypatch)

@@ -19,7 +19,7 @@ from ... import __version__
 from ...gpu.device import Gpu
 from .. import machine
 from . import ask, bounds, sanitizer, timed
-from .cases import table
+from .cases import OWN, table
 from .hear import all_of, hear
 
 TOTAL, ROWS, LEAST = 570, 240, 60                                     # seconds: of all, of the rows, and at least for the tools
@@ -49,6 +49,12 @@ def run(*, quick=False, report=False, progress=lambda text: None):
         left = max(LEAST, TOTAL - (perf_counter() - start))
         result["sanitizer"] = sanitizer.examine_all(left, progress)
     return {**result, "seconds": perf_counter() - start}
+
+
+def went_wrong(result):
+    """Whether a check, a tool or a timed kernel of this package found or gave something wrong, or failed."""
+    kernels = [entry for row in result["rows"] for name, entry in row["rivals"].items() if name in OWN]
+    return any(one["state"] in ("wrong", "failed") for one in [*result["checks"], *result["sanitizer"], *kernels])
 
 
 def rows(quick, progress):
