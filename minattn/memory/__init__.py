@@ -1,6 +1,6 @@
 """Beyond the window: caches in pages, and memories of what has gone by."""
 from .compressive import CompressiveMemory, compress, compress_backward, reconstruction_loss
-from .infini import InfiniState, infini_attention
+from .infini import InfiniState, infini_attention, infini_attention_backward
 from .memorizing import ExternalMemory, memorizing_attention, memorizing_attention_backward
 from .paged import PagedCache
 from .quantized import QuantizedCache
@@ -11,6 +11,6 @@ from .transformer_xl import XLWeights, transformer_xl_attention, transformer_xl_
 __all__ = [
     "CompressiveMemory", "ExternalMemory", "InfiniState", "PagedCache", "QuantizedCache", "Shares", "XLWeights",
     "cache_waste", "compress", "compress_backward",
-    "infini_attention", "memorizing_attention", "memorizing_attention_backward", "reconstruction_loss",
-    "streaming_attention", "transformer_xl_attention", "transformer_xl_attention_backward",
+    "infini_attention", "infini_attention_backward", "memorizing_attention", "memorizing_attention_backward",
+    "reconstruction_loss", "streaming_attention", "transformer_xl_attention", "transformer_xl_attention_backward",
 ]  # fmt: skip

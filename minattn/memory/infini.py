@@ -19,12 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..attention import attention
+from ..attention import attention, attention_backward
 from ..core.errors import OptionError, ShapeError
 from ..core.inputs import prepare
 from ..core.pointwise import sigmoid
-from ..core.shapes import common_type, count, floats, working_type
-from ..linear.linear_attention import elu
+from ..core.shapes import common_type, count, floats, sum_to, working_type
+from ..linear.linear_attention import FEATURE_MAPS
+
+elu, elu_backward = FEATURE_MAPS["elu"]
 
 
 class InfiniState(NamedTuple):
@@ -89,6 +91,91 @@ def infini_attention(q, k, v, *, gate, segment, delta=True, state=None, return_s
     >>> np.allclose(closed, ma.attention(q, k, v, causal=True, mask=ma.Mask(lambda i, j: i // 16 == j // 16)))
     True
     """
+    q, k, v, share, segment, dtype = prepared(q, k, v, gate, segment)
+    state, out, start, N = opened(state, k, v, segment), np.empty((*q.shape[:-1], v.shape[-1]), q.dtype), 0, q.shape[-2]
+    while start < N:
+        stop = min(N, start + segment - state.k.shape[-2])                        # as far as the open segment goes
+        here = np.s_[..., start:stop, :]
+        keys, values = (np.concatenate([old, new[here]], axis=-2) for old, new in ((state.k, k), (state.v, v)))
+        with np.errstate(invalid="ignore", over="ignore"):                         # NaN and inf that are given go through
+            out[here] = (1 - share) * attention(q[here], keys, values, causal=True) + share * read(q[here], state)
+            state = state._replace(k=keys, v=values)
+            if keys.shape[-2] == segment:
+                state = written(state, delta)
+        start = stop
+    out = out.astype(dtype, copy=False)
+    return (out, state) if return_state else out
+
+
+class Grads(NamedTuple):
+    """Gradients with respect to what was given, each of its shape and type."""
+
+    dq: np.ndarray
+    dk: np.ndarray
+    dv: np.ndarray
+    dgate: np.ndarray
+
+
+def infini_attention_backward(dout, q, k, v, *, gate, segment, delta=True):
+    """Gradients of `infini_attention` over a text from its beginning, through all that the memory was given.
+
+    Parameters
+    ----------
+    dout : array, (..., H, N, Dv)
+    q, k, v, gate, segment, delta
+        As for `infini_attention`, which began with an empty memory.
+
+    Returns
+    -------
+    Grads(dq, dk, dv, dgate)
+
+    Raises
+    ------
+    ShapeError
+        If dout does not have the forward's shape; and whatever `infini_attention` raises.
+
+    References
+    ----------
+    Munkhdalai et al. 2024, arXiv:2404.07143, section 2.1: segments are trained back to back.
+
+    Examples
+    --------
+    >>> import numpy as np, minattn as ma
+    >>> q, k, v = np.random.default_rng(0).standard_normal((3, 1, 9, 4))
+    >>> dout = np.zeros((1, 9, 4)); dout[:, 6:] = 1                               # the last segment's loss alone
+    >>> grads = ma.infini_attention_backward(dout, q, k, v, gate=np.zeros(1), segment=3)
+    >>> [bool(np.abs(d[:, :3]).max() > 0) for d in grads[:3]]                     # of the first one its keys and values matter
+    [False, True, True]
+    """
+    given = {"dq": q, "dk": k, "dv": v, "dgate": gate}
+    q, k, v, share, segment, _ = prepared(q, k, v, gate, segment)
+    dout, shape = floats("dout", dout), (*q.shape[:-1], v.shape[-1])
+    if dout.shape != shape:
+        raise ShapeError(f"dout is {dout.shape}; it must be (..., H, N, Dv) = {shape}")
+    dout, state, reads = dout.astype(q.dtype, copy=False), opened(None, k, v, segment), []
+    for start in range(0, q.shape[-2], segment):
+        here = np.s_[..., start:start + segment, :]
+        state = state._replace(k=k[here], v=v[here])
+        reads.append((here, state))                                               # what is read is the memory before
+        state = written(state, delta)
+    dq, dk, dv, dgate = (np.zeros(a.shape, q.dtype) for a in (q, k, v, np.asarray(gate)))
+    dmemory, dnormalizer = np.zeros_like(state.memory), np.zeros_like(state.normalizer)
+    for here, state in reversed(reads):
+        dk[here], dv[here], dmemory, dnormalizer = written_backward(dmemory, dnormalizer, state, delta)
+        d = attention_backward((1 - share) * dout[here], q[here], k[here], v[here], causal=True)
+        dq[here], *dread = read_backward(share * dout[here], q[here], state)
+        dq[here] += d.dq
+        dk[here] += d.dk
+        dv[here] += d.dv
+        dmemory, dnormalizer = dmemory + dread[0], dnormalizer + dread[1]
+        apart = read(q[here], state) - attention(q[here], k[here], v[here], causal=True)
+        dgate += (dout[here] * apart * share * (1 - share)).sum(axis=(-2, -1)).reshape(-1, dgate.size).sum(axis=0)
+    return Grads(*(sum_to(a, np.shape(given[name])).astype(np.asarray(given[name]).dtype, copy=False)
+                   for name, a in zip(given, (dq, dk, dv, dgate), strict=True)))  # fmt: skip
+
+
+def prepared(q, k, v, gate, segment):
+    """q, k, v in the type to compute in; sigmoid(gate) beside (..., H, N, Dv); segment; the type of the result."""
     q, k, v, segment = floats("q", q), floats("k", k), floats("v", v), count("segment", segment, 1)
     x = prepare(q, k, v, causal=True)                                             # checks the axes
     dtype = common_type(q=q, k=k, v=v)
@@ -103,20 +190,8 @@ def infini_attention(q, k, v, *, gate, segment, delta=True, state=None, return_s
         held = np.broadcast_shapes(k.shape[:-3], v.shape[:-3])
         q = np.broadcast_to(q, (*x.lead, *q.shape[-3:]))
         k, v = (np.broadcast_to(a, (*held, *a.shape[-3:])) for a in (k, v))
-    share = sigmoid(gate.astype(q.dtype))[:, None, None] if q.ndim > 2 else sigmoid(gate.astype(q.dtype))
-    state, out, start = opened(state, k, v, segment), np.empty((*x.lead, *q.shape[-3:-1], v.shape[-1]), q.dtype), 0
-    while start < N:
-        stop = min(N, start + segment - state.k.shape[-2])                        # as far as the open segment goes
-        here = np.s_[..., start:stop, :]
-        keys, values = (np.concatenate([old, new[here]], axis=-2) for old, new in ((state.k, k), (state.v, v)))
-        with np.errstate(invalid="ignore", over="ignore"):                         # NaN and inf that are given go through
-            out[here] = (1 - share) * attention(q[here], keys, values, causal=True) + share * read(q[here], state)
-            state = state._replace(k=keys, v=values)
-            if keys.shape[-2] == segment:
-                state = written(state, delta)
-        start = stop
-    out = out.astype(dtype, copy=False)
-    return (out, state) if return_state else out
+    share = sigmoid(gate.astype(q.dtype))
+    return q, k, v, share[:, None, None] if q.ndim > 2 else share, segment, dtype
 
 
 def opened(state, k, v, segment):
@@ -147,10 +222,28 @@ def read(q, state):
     return divided(rows, state.memory, state.normalizer).reshape(*q.shape[:-1], -1)
 
 
+def read_backward(dout, q, state):
+    """Gradients of `read`: dq, and those of memory and normaliser."""
+    G = 1 if q.ndim == 2 else state.memory.shape[-3]
+    grouped = q.shape if q.ndim == 2 else (*q.shape[:-3], G, q.shape[-3] // G * q.shape[-2], q.shape[-1])
+    d, dmemory, dnormalizer = divided_backward(dout.reshape(*grouped[:-1], -1), elu(q).reshape(grouped), *state[:2])
+    return elu_backward(q, d.reshape(q.shape)), dmemory, dnormalizer
+
+
 def divided(features, memory, normalizer):
     """features M / (features . z), 0 where nothing was written."""
     below = features @ normalizer[..., None]
     return features @ memory / np.where(below == 0, 1, below)
+
+
+def divided_backward(dout, features, memory, normalizer):
+    """Gradients of `divided`; none through a denominator of 0."""
+    below = features @ normalizer[..., None]
+    dabove = dout / np.where(below == 0, 1, below)
+    dbelow = np.where(below == 0, 0, -(dabove * divided(features, memory, normalizer)).sum(axis=-1, keepdims=True))
+    dfeatures = dabove @ memory.swapaxes(-1, -2) + dbelow * normalizer[..., None, :]
+    turned = features.swapaxes(-1, -2)
+    return dfeatures, sum_to(turned @ dabove, memory.shape), sum_to((turned @ dbelow)[..., 0], normalizer.shape)
 
 
 def written(state, delta):
@@ -160,3 +253,15 @@ def written(state, delta):
         values = values - divided(keys, state.memory, state.normalizer)
     memory, normalizer = state.memory + keys.swapaxes(-1, -2) @ values, state.normalizer + keys.sum(axis=-2)
     return InfiniState(memory, normalizer, state.k[..., :0, :], state.v[..., :0, :])
+
+
+def written_backward(dmemory, dnormalizer, state, delta):
+    """Gradients of `written`: dk, dv of the segment, and those of the memory and normaliser before it."""
+    keys, values = elu(state.k), state.v
+    dvalues = keys @ dmemory
+    dkeys, before = dnormalizer[..., None, :], (dmemory, dnormalizer)
+    if delta:
+        values = values - divided(keys, state.memory, state.normalizer)
+        d, *dread = divided_backward(-dvalues, keys, state.memory, state.normalizer)
+        dkeys, before = dkeys + d, (dmemory + dread[0], dnormalizer + dread[1])
+    return elu_backward(state.k, dkeys + values @ dmemory.swapaxes(-1, -2)), dvalues, *before

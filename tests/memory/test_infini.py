@@ -79,6 +79,41 @@ def test_the_numbers_of_state_of_the_paper():
     assert 2 * layers * heads * segment * D == 50_331_648                 # a cache of one segment, as Transformer-XL keeps
 
 
+@pytest.mark.parametrize("delta", [False, True])
+@pytest.mark.parametrize("N", [2, 3, 8, 12])
+def test_gradients(N, delta, slopes, close):
+    """Over no whole segment, one, and several, the last one open or not."""
+    q, k, v = drawn(N=N, D=3, Dv=2)
+    gate, dout = np.linspace(-1, 1, 4), np.random.default_rng(N).standard_normal((2, 4, N, 2))
+    arrays, options = {"q": q, "k": k, "v": v, "gate": gate}, {"segment": 3, "delta": delta}
+    grads = ma.infini_attention_backward(dout, **arrays, **options)
+    for name, x in arrays.items():
+        def loss(a, name=name):
+            return (ma.infini_attention(**arrays | {name: a}, **options) * dout).sum()
+
+        close(getattr(grads, f"d{name}"), slopes(loss, x), 1e-7)
+
+
+def test_gradients_of_what_rows_share_are_sums_and_keep_their_type(close):
+    q, k, v = drawn(N=9, D=3, Dv=2)
+    gate, dout = np.linspace(-1, 1, 4), np.random.default_rng(1).standard_normal((2, 4, 9, 2))
+    whole = ma.infini_attention_backward(dout, q, k[[0, 0]], v[[0, 0]], gate=gate, segment=4)
+    shared = ma.infini_attention_backward(dout, q, k[0], v[:1], gate=gate, segment=4)
+    close(shared.dq, whole.dq, 1e-12)
+    close(shared.dk, whole.dk.sum(axis=0), 1e-12)
+    close(shared.dv, whole.dv.sum(axis=0, keepdims=True), 1e-12)
+    close(shared.dgate, whole.dgate, 1e-12)
+    one = ma.infini_attention_backward(dout[0, 0], q[0, 0], k[0, 0], v[0, 0], gate=gate[:1], segment=4)       # no head axis
+    same = ma.infini_attention_backward(dout[0, :1], q[0, :1], k[0, :1], v[0, :1], gate=gate[:1], segment=4)
+    close(one.dk, same.dk[0], 1e-12)
+    close(one.dgate, same.dgate, 1e-12)
+    halves = [a.astype(np.float16) for a in (q, k, v)]
+    narrow = ma.infini_attention_backward(dout, *halves, gate=gate.astype(np.float32), segment=4)
+    assert [a.dtype for a in narrow] == [np.float16] * 3 + [np.float32]
+    with pytest.raises(ma.errors.ShapeError, match=r"dout is \(4, 9, 2\); it must be .* = \(2, 4, 9, 2\)"):
+        ma.infini_attention_backward(dout[0], q, k, v, gate=gate, segment=4)
+
+
 def test_narrow_types_one_head_and_errors():
     q, k, v = drawn(dtype=np.float16)
     out, state = ma.infini_attention(q, k, v, gate=np.zeros(4, np.float32), segment=8, return_state=True)
