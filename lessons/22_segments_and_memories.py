@@ -2,7 +2,7 @@
 # # 22 Segments and memories
 #
 # 35 minutes · difficulty: hard · read before: [06 Order](06_order.ipynb), [07 The KV cache](07_kv_cache.ipynb),
-# [13 Sparse attention](13_sparse_attention.ipynb), [14 Linear attention](14_linear_attention.ipynb) · [glossary](glossary.md)
+# [14 Linear attention](14_linear_attention.ipynb), [21 Streaming](21_streaming.ipynb) · [glossary](glossary.md)
 #
 # You will be able to
 #
@@ -347,7 +347,7 @@ assert (infini, n_layers * xl_layer, round(memorizing / infini, 1)) == (1_585_15
 # %% [markdown]
 # ## One needle for all
 #
-# Now the same task for each, with a window, a window with first tokens (lesson 07), full and linear attention beside them. A
+# Now the same task for each, with a window, a window with first tokens (lesson 21), full and linear attention beside them. A
 # text of 512 random keys, each with a random symbol as its value. The last token asks with the key of one token, the
 # **needle**, some distance back; what comes out is decoded as the symbol with the largest share. $D = 64$, so guessing is
 # right once in 63.
