@@ -668,4 +668,5 @@ assert (first - place, first + 127 - place) == (1536, 1663)
 #   [arXiv:1911.05507](https://arxiv.org/abs/1911.05507), section 3; Wu et al. 2022,
 #   [arXiv:2203.08913](https://arxiv.org/abs/2203.08913), section 3; Munkhdalai et al. 2024,
 #   [arXiv:2404.07143](https://arxiv.org/abs/2404.07143), section 2.1, eqs (6) to (10).
+# - Next: [23 The ring](23_the_ring.ipynb), the same attention over many machines.
 # - Which mechanism when: [which_when.md](which_when.md).
