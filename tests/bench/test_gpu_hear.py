@@ -1,6 +1,9 @@
 """Processes that are heard line by line: what becomes of those that fail, end without a word, or never end."""
+import os
+import queue
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -40,6 +43,40 @@ def test_how_a_process_ended_is_told(module):
 def test_a_process_that_never_ends_is_ended(module):
     heard = hear.hear(module("print('{}', flush=True); time.sleep(600)"), seconds=1)
     assert (heard.lines, heard.late, heard.ended) == ([{}], True, "still at work after 1 s")
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="processes have no groups here")
+def test_what_a_process_started_ends_with_it(module, tmp_path):
+    """And all of it where the whole run is interrupted."""
+    name = module("""
+        import subprocess
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        print(json.dumps({"pid": child.pid}), flush=True)
+        time.sleep(600)
+    """)
+    pids, futures = queue.Queue(), []
+
+    def interrupted():
+        with hear.side_by_side(1) as pool:
+            futures.append(pool.submit(hear.hear, name, seconds=300, line=pids.put))
+            pids.put(pids.get(timeout=60))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    pid = pids.get()["pid"]
+    assert futures[0].result().late
+    for _ in range(500):                                              # its end is reported a moment after it was asked for
+        try:
+            state = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] if os.path.isdir("/proc") else os.kill(pid, 0)
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        if state == "Z":
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("the child is still at work")
+    assert not hear.LIVE
 
 
 def items(*processes):

@@ -9,14 +9,13 @@ for each. PLACE is gpu; short, a GPU with one check of each kernel; or simulated
 import json
 import math
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 from ...core.errors import BackendError, DependencyError
 from ...gpu.device import Gpu
 from .answers import lacks
 from .checks import GPU, SHORT, SIMULATED, checks
-from .hear import all_of, hear
+from .hear import all_of, hear, side_by_side
 
 SIZES = {"gpu": GPU, "short": SHORT, "simulated": SIMULATED}
 SECONDS = 180                                                         # for a process
@@ -28,7 +27,7 @@ def ask_all(where="gpu", *, processes=4, progress=lambda text: None):
         progress(f"checks: {group}")
         return ask(group, where)
 
-    with ThreadPoolExecutor(processes) as pool:
+    with side_by_side(processes) as pool:
         return [found for group in pool.map(one, checks(SIZES[where])) for found in group]
 
 

@@ -5,15 +5,20 @@
     failed      an item whose line says that it failed: its process ends there, since a kernel that reads where it may not leaves
                 the whole process without a GPU. So does one that ends without a word. Another process begins at the next item
 """
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from ..worker import here
 
+LIVE: dict = {}                                                       # processes at work: {process: function that ends it}
 AGAIN = 3                                                             # processes that may end before their time
 
 
@@ -29,15 +34,17 @@ def hear(module, *arguments, seconds, before=(), line=lambda found: None):
     command = [*before, sys.executable, "-m", module, *map(str, arguments)]
     found: list = []
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, env=here(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)
+        process = subprocess.Popen(command, env=here(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said,
+                                   start_new_session=True)  # fmt: skip
         late = threading.Event()
 
         def stop():
             late.set()
-            process.kill()
+            end(process)
 
         timer = threading.Timer(seconds, stop)
         timer.start()
+        LIVE[process] = stop
         try:
             for text in process.stdout:                               # type: ignore[union-attr]
                 if text.startswith(b"{") and text.endswith(b"}\n"):   # what else is printed is no answer
@@ -45,8 +52,9 @@ def hear(module, *arguments, seconds, before=(), line=lambda found: None):
                     line(found[-1])
         finally:
             timer.cancel()
+            del LIVE[process]
             if sys.exc_info()[0]:
-                process.kill()
+                end(process)
             code = process.wait()
             process.stdout.close()                                    # type: ignore[union-attr]
         said.seek(0)
@@ -54,6 +62,30 @@ def hear(module, *arguments, seconds, before=(), line=lambda found: None):
     if late.is_set():
         return Heard(found, code, f"still at work after {seconds:.0f} s", late=True)
     return Heard(found, code, f"its process ended ({code}): {last}")
+
+
+def end(process):
+    """End a process, and what it started: compute-sanitizer has a program of its own to watch."""
+    if not hasattr(os, "killpg"):
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def side_by_side(workers):
+    """Threads that each hear a process. Where this is left by an exception, Ctrl-C say, the processes end as well."""
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for stop in list(LIVE.values()):
+            stop()
+        raise
+    finally:
+        pool.shutdown()
 
 
 def all_of(names, lost, process):

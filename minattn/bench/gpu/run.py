@@ -12,7 +12,6 @@ Whatever fails, the rest is done, and what failed stands in its place with the r
 """
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 from ... import __version__
@@ -20,7 +19,7 @@ from ...gpu.device import Gpu
 from .. import machine
 from . import ask, bounds, sanitizer, timed
 from .cases import OWN, table
-from .hear import all_of, hear
+from .hear import all_of, hear, side_by_side
 
 TOTAL, ROWS, LEAST = 570, 240, 60                                     # seconds: of all, of the rows, and at least for the tools
 PACKAGES = "numpy", "numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-cuda-nvcc", "torch", "nvidia-cudnn-cu13"
@@ -37,7 +36,7 @@ def run(*, quick=False, report=False, progress=lambda text: None):
     """
     device, start = describe(Gpu()), perf_counter()
     result = {"minattn": __version__, "quick": quick, "device": device, "checks": [], "sanitizer": []}
-    with ThreadPoolExecutor(1) as pool:
+    with side_by_side(1) as pool:
         counting = pool.submit(bounds.count_all, device, TOTAL / 2)    # on the processor, while the GPU is at work
         if report:
             result["checks"] = ask.ask_all(progress=progress)

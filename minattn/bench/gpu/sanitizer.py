@@ -13,14 +13,13 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ...core.errors import DependencyError
 from ...gpu.machine import find
 from .ask import __name__ as asking
 from .checks import SHORT, checks
-from .hear import hear
+from .hear import hear, side_by_side
 
 TOOLS = "memcheck", "racecheck", "synccheck", "initcheck"
 FOUND = 9                                                             # exit code where a tool found something
@@ -60,5 +59,5 @@ def examine(tool, seconds):
 def examine_all(seconds, progress=lambda text: None):
     """Every tool, side by side."""
     progress("compute-sanitizer")
-    with ThreadPoolExecutor(len(TOOLS)) as pool:
+    with side_by_side(len(TOOLS)) as pool:
         return list(pool.map(lambda tool: examine(tool, seconds), TOOLS))
