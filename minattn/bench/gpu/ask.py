@@ -13,21 +13,22 @@ from time import perf_counter
 
 from ...core.errors import BackendError, DependencyError
 from ...gpu.device import Gpu
+from ..machine import cores
 from .answers import lacks
 from .checks import GPU, SHORT, SIMULATED, checks
 from .hear import all_of, hear, side_by_side
 
 SIZES = {"gpu": GPU, "short": SHORT, "simulated": SIMULATED}
-SECONDS = 180                                                         # for a process
+SECONDS, PROCESSES = 300, 8                                           # for a process; at a time, as compiling takes a core
 
 
-def ask_all(where="gpu", *, processes=4, progress=lambda text: None):
+def ask_all(where="gpu", *, progress=lambda text: None):
     """What became of every check of all groups, some groups at a time: a list of dictionaries."""
     def one(group):
         progress(f"checks: {group}")
         return ask(group, where)
 
-    with side_by_side(processes) as pool:
+    with side_by_side(min(PROCESSES, cores())) as pool:
         return [found for group in pool.map(one, checks(SIZES[where])) for found in group]
 
 

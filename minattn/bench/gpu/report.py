@@ -98,8 +98,8 @@ def group(title, rows, result):
     """The rows of a group: a line for every rival, with the reason where there are no numbers."""
     if not rows:
         return ""
-    flops, other = rows[0]["unit"] == "flops", rows[0]["rivals"]
-    held = next((name for name in ("flash", "efficient", "naive") if name in other), None)
+    flops, timed = rows[0]["unit"] == "flops", {name for row in rows for name, entry in row["rivals"].items() if entry["seconds"]}
+    held = next((name for name in ("flash", "efficient", "math", "naive") if name in timed), None)
     unit = ("TFLOP/s", "of bound", "of product") if flops else ("GB/s", "of bound", "of copy")
     header = ["case", "", "ms", "quartiles, rounds", *unit, "error", *([f"times {LABELS[held]}"] if held else [])]
     lines = []
