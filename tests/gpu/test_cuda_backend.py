@@ -225,3 +225,20 @@ def test_what_no_kernel_does_is_refused(monkeypatch):
     monkeypatch.setattr(cuda, "GRID", 2)
     with pytest.raises(refused, match=r"B = 1 and H = 2; a GPU takes fewer than"):
         ma.attention_backward(dout, q, k, v, backend="cuda")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "D"), [(np.float32, 30), (np.float16, 64)])
+def test_tiles_of_the_size_that_a_gpu_gets(dtype, D, monkeypatch):
+    monkeypatch.setattr(cuda, "SIZES", cuda.Sizes())
+    q, k, v, dout = drawn(N=70, S=67, H=1, D=D, Dv=20, dtype=dtype)
+    out, lse = ma.attention(q, k, v, causal=True, backend="cuda", return_lse=True)
+    right, right_lse = ma.attention(*wide([q, k, v]), causal=True, return_lse=True)
+    close(out, right, 1e-5 if dtype is np.float32 else 5e-3)
+    close(lse, right_lse, 1e-5)
+    if dtype is np.float32:
+        grads = ma.attention_backward(dout, q, k, v, out=out, lse=lse, causal=True, backend="cuda")
+        for got, want in zip(grads[:3], ma.attention_backward(*wide([dout, q, k, v]), causal=True), strict=False):
+            close(got, want, 1e-5)
+    few = q[:, :, :2]
+    close(ma.attention(few, k, v, backend="cuda"), ma.attention(*wide([few, k, v])), 1e-5 if dtype is np.float32 else 5e-3)
