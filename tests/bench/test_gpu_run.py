@@ -111,6 +111,18 @@ def test_a_failure_is_in_the_report_and_in_the_exit_code(simulated, need, tmp_pa
     assert "1 wrong" in file.read_text()
 
 
+def test_a_process_that_dies_leaves_rows_that_say_so(simulated, monkeypatch):
+    """It ends without a word in the second case, as after a crash; in the third its time is up."""
+    answers = iter([Heard([{"case": "first", "state": "measured"}], -11, "its process ended (-11): "),
+                    Heard([], -9, "still at work after 3 s", late=True)])  # fmt: skip
+    monkeypatch.setattr(run, "hear", lambda *given, **told: next(answers))
+    _, rows = run.rows(False, print)
+    assert [row["state"] for row in rows] == ["measured", "failed", "failed"]
+    assert rows[1]["rivals"]["tensor"]["why"] == "its process ended (-11): "
+    assert rows[2]["rivals"]["decode"]["why"] == "still at work after 3 s"
+    assert run.went_wrong({"checks": [], "sanitizer": [], "rows": rows[1:]})
+
+
 def test_when_the_time_is_up_the_rest_says_so(simulated, capsys):
     timed.main(["1", "--seconds", "-1"])
     lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]

@@ -70,9 +70,11 @@ def rows(quick, progress):
         found = hear(timed.__name__, first, *options, seconds=max(left, 0) + LEAST, line=heard)
         return found._replace(lines=[line for line in found.lines if "case" in line])
 
+    def lost(case, why):
+        return timed.unmeasured(case, why, "absent" if why.startswith("not asked") else "failed")
+
     progress("what this GPU does at most")
-    found = all_of(cases, lambda case, why: timed.unmeasured(case, why), process)
-    return ceilings, found
+    return ceilings, all_of(cases, lost, process)
 
 
 def describe(gpu):

@@ -99,11 +99,11 @@ def measure(start, quick, seconds):
             return
 
 
-def unmeasured(case, why):
+def unmeasured(case, why, state="absent"):
     """The row of a case of which there are no numbers."""
-    entry = {"state": "absent", "why": why, "ratios": {}, **dict.fromkeys(("error", "first", "seconds", "rate", "best"))}
+    entry = {"state": state, "why": why, "ratios": {}, **dict.fromkeys(("error", "first", "seconds", "rate", "best"))}
     return {"group": case.group, "case": case.name, "unit": "bytes" if case.reads else "flops", "kernel": case.rivals[0],
-            "D": case.D, "kind": case.kind, "rivals": dict.fromkeys(case.rivals, entry), "state": "absent"}  # fmt: skip
+            "D": case.D, "kind": case.kind, "rivals": dict.fromkeys(case.rivals, entry), "state": state}  # fmt: skip
 
 
 def say(line):
