@@ -88,11 +88,10 @@ class There:
         self.device = self.library.device(self.like)
         for name, a in arrays.items():
             self.check(name, a)
-        streams = [stream for a in arrays.values() if (stream := self.described(a)[4]) is not None]
-        self.inner = make_place(streams[0] if streams else None, self.device)
+        streams = [stream for a in arrays.values() if (stream := self.library.described(a)[4]) is not None]
+        stream = streams[0] if streams else None
+        self.inner, self.waited = make_place(stream, self.device), {None, stream}
         self.where = self.inner.device
-        for stream in set(streams[1:]) - set(streams[:1]):
-            make_place(stream, self.device).wait()
 
     def check(self, name, array):
         """That an array is where the others are."""
@@ -118,9 +117,13 @@ class There:
         return np.broadcast_to(np.zeros((), SHOWN[KINDS[typestr]]), shape)
 
     def described(self, array):
+        """What the library says of an array, once what computes it on another stream has ended."""
         told = self.told.get(id(array))
         if told is None:
             told = self.told[id(array)] = self.library.described(array)
+            if told[4] not in self.waited:
+                make_place(told[4], self.device).wait()
+                self.waited.add(told[4])
         return told
 
     def fetch(self, array):
