@@ -177,12 +177,13 @@ axes[1].legend(fontsize=8);
 
 # %%
 runs = {}
+print("            blocks that each rank computes, hop after hop               in all     idle")
 for schedule in ("contiguous", "striped", "zigzag"):
     out, runs[schedule] = ma.ring_attention(q, k, v, ranks=p, causal=True, schedule=schedule, return_hops=True)
     np.testing.assert_allclose(out, causal, atol=1e-12)
     computed = np.array([[one.computed for one in turn] for turn in runs[schedule]])           # (hop, rank)
     idle = np.mean([one.idle for turn in runs[schedule] for one in turn])
-    print(f"{schedule:11} blocks of each rank, by hop: {computed.T.tolist()}  in all {computed.sum(0)}  idle {idle:.1%}")
+    print(f"{schedule:11} {computed.T.tolist()}  {computed.sum(0)}  {idle:.1%}")
     assert schedule != "contiguous" or idle == (p - 1) / (2 * p) == 0.375
     assert schedule != "zigzag" or computed.sum(0).tolist() == [2 * p + 1] * p
 

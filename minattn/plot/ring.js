@@ -101,8 +101,7 @@ function lanes(shown) {
   bars.setAttribute("aria-label", shown.turns[hop].map((one, rank) => `rank ${rank}: ${one.seen} pairs`).join(", "));
 }
 
-part(".still").hidden = true;
 part(".still").style.display = "none";
-part(".live").hidden = false;
+part(".live").style.display = "";
 show();
 })();

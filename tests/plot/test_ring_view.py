@@ -100,7 +100,7 @@ def test_a_browser_steps_through_it(tmp_path):
       const slider = view.querySelector("input"), says = () => said.push(view.querySelector(".says").textContent);
       says(); slider.value = 2; slider.dispatchEvent(new Event("input")); says();
       view.querySelectorAll("button")[2].click(); says();
-      document.title = said.join("|") + "|" + view.querySelector(".still").hidden;
+      document.title = said.join("|") + "|" + view.querySelector(".still").style.display;
       document.body.replaceChildren(document.title);
     </script>"""
     path = tmp_path / "view.html"
@@ -111,4 +111,4 @@ def test_a_browser_steps_through_it(tmp_path):
     said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert "Hop 0: nobody waits." in said
     assert "Hop 2: 2 of 4 ranks wait, 50% of the hop is idle. So far 648 units of time, idle 30%." in said
-    assert "Hop 2: nobody waits. So far 392 units of time, idle 0%.|true" in said
+    assert "Hop 2: nobody waits. So far 392 units of time, idle 0%.|none" in said
