@@ -25,6 +25,7 @@ from .simd import (
     VECTOR,
     add,
     as_floats,
+    ask,
     at,
     emit_ask,
     emit_fma,
@@ -57,7 +58,7 @@ product_rows, product_narrow = product_tile("C", FOUR, COLUMNS), product_tile("C
 def dots(context, q, k, k_row, v, v_row, D):
     """q_row . k_key for FOUR rows q (FOUR, D) and AT_ONCE keys, in lane key * FOUR + row.
 
-    Meanwhile their values are asked for, since a processor foresees lines that follow each other, but no jump to a page.
+    Meanwhile their values are asked for: they arrive while the scores become weights.
     """
 
     def build(builder, q, k, k_row, v, v_row, D):
@@ -112,7 +113,10 @@ def over_keys(context, a, largest_or_sum):
 
 @njit
 def find(k_at, v_at, k, v, table, b, g, first, count):
-    """Where each AT_ONCE keys of a tile and their values begin, counted in numbers, and their run; 0 where it is too short."""
+    """Where each AT_ONCE keys of a tile and their values begin, counted in numbers, and their run; 0 where it is too short.
+
+    The first keys of each page are asked for, since a processor foresees lines that follow each other, but no jump to a page.
+    """
     P, n = k.shape[2], 0
     in_one_page = first % P + -(-count // AT_ONCE) * AT_ONCE <= P
     run = KEYS if in_one_page else min(P & -P, KEYS)    # the powers of two that divide both
@@ -121,6 +125,9 @@ def find(k_at, v_at, k, v, table, b, g, first, count):
     while n < count:
         page, slot = table[b, (first + n) // P], (first + n) % P
         k_page, v_page = offset(k, page, g, slot), offset(v, page, g, slot)
+        for key in range(AT_ONCE):
+            for d in range(0, k.shape[3], LANES):
+                ask(at(k, page % len(k), g, slot + key), d)
         stop, begin = min(n + P - slot, count), n
         for n in range(begin, stop, AT_ONCE):
             k_at[n // AT_ONCE] = k_page + (n - begin) * (k.strides[2] // k.itemsize)

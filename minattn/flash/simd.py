@@ -11,6 +11,7 @@
     exp2(a), tanh(a)     see there                         unless_empty(a)         0 in lanes that are -inf
     lanes_sum(a)         their sum, as a number            seen(p, n, a)           a, -inf where the byte p[n] is 0
     plus(p, n)           the address n elements on      where(p, a)             a, 0 in lanes where p is 0
+    ask(p, n)            p[n] will be read soon
 
 Numba compiles scalar Python well, but whether a loop becomes vector code is LLVM's guess. These words leave nothing to
 guess: each is one operation on `<LANES x float>`, which LLVM lowers to what the processor has.
@@ -72,7 +73,6 @@ def emit_load(builder, p, n, kind=VECTOR):
 
 
 def emit_ask(builder, p, n):
-    """Bid the memory to bring the cache line of p[n], which will be read soon; nothing waits for it."""
     read, near, data = INT32(0), INT32(3), INT32(1)
     call(builder, "llvm.prefetch.p0i8", ir.VoidType(), builder.bitcast(builder.gep(p, [n]), BYTE_P), read, near, data)
 
@@ -139,6 +139,12 @@ def read(context, p, n, brain):
         return builder.select(brain, upper, half)
 
     return word(vec(p, types.intp, types.boolean), build)
+
+
+@intrinsic
+def ask(context, p, n):
+    """Bid the memory to bring the cache line of p[n], which will be read soon; nothing waits for it."""
+    return word(types.void(p, types.intp), emit_ask)
 
 
 @intrinsic
