@@ -9,6 +9,7 @@ sections 4.2 to 4.4.
     holders how many rows have a page in their table; a page that nobody holds is free
 """
 import operator
+from array import array
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class Pages:
         self.on_full = on_full
         self._holders = np.zeros(self.pages, np.int64)
         self._unused = list(range(self.pages))[::-1]
-        self._tables: dict[int, list[int]] = {}
+        self._tables: dict[int, array] = {}                           # which NumPy reads as they lie
         self._lengths: dict[int, int] = {}
         self._next = 0
 
@@ -51,14 +52,14 @@ class Pages:
     def new(self):
         """A row without tokens: a number that stands for it, used once."""
         row, self._next = self._next, self._next + 1
-        self._tables[row], self._lengths[row] = [], 0
+        self._tables[row], self._lengths[row] = array("q"), 0
         return row
 
     def fork(self, row):
         """A new row that holds what `row` holds, without a copy."""
         table, length = self._tables[self._known(row)], self._lengths[row]
         other = self.new()
-        self._tables[other], self._lengths[other] = list(table), length
+        self._tables[other], self._lengths[other] = table[:], length
         self._holders[table] += 1
         return other
 
@@ -103,7 +104,7 @@ class Pages:
                 copies.append((table[-1], self._take()))
                 table[-1] = copies[-1][1]
             self._lengths[row] = length + N
-            table += [self._take() for _ in range(self._pages_of(length + N) - len(table))]
+            table.extend([self._take() for _ in range(self._pages_of(length + N) - len(table))])
         return copies
 
     def _known(self, row):
