@@ -42,8 +42,9 @@ class Ledger:
         shared = f"shared wavefronts: {sum(self.wavefronts.values())} for {sum(self.requests.values())} requests"
         return "\n".join([*rows, shared, f"global sectors: {sum(self.sectors.values())}"])
 
-    def count(self, thread, array, kind, place, where):
-        self._visits[thread, where, array, kind].append(place)
+    def visits(self, thread, where, array, kind):
+        """The list of places that a thread was at since the last barrier: whoever touches one adds it."""
+        return self._visits[thread, where, array, kind]
 
     def close(self, block):
         """Settle what the warps of a block asked for up to this barrier."""
@@ -61,7 +62,8 @@ class Ledger:
                 if array.space == "global":
                     self.sectors[name] += len({place * size // SECTOR for place in places})
                     continue
-                words = {byte // WORD for place in places for byte in range(place * size, place * size + size, min(size, WORD))}
+                words = places if size == WORD else {
+                    byte // WORD for place in places for byte in range(place * size, place * size + size, min(size, WORD))}
                 self.requests[name] += max(1, size // WORD)
                 self.wavefronts[name] += max(Counter(word % BANKS for word in words).values())
         self._visits.clear()

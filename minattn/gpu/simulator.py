@@ -8,9 +8,7 @@ before it is written, barriers that not all threads reach, indices outside of an
     block   threads that share memory and barriers        warp   32 of them, its lanes
 """
 import contextvars
-import linecache
 import math
-import re
 import traceback
 from dataclasses import replace
 from typing import Any
@@ -21,7 +19,7 @@ from ..core.errors import DependencyError, KernelError, OptionError
 from .ledger import WARP, Ledger
 from .report import Problem, Report
 from .toolkit import Cuda, bind
-from .watch import OWN, Access, Local, Watched, site
+from .watch import OWN, Access, Local, Watched, named, plain
 
 try:
     import greenlet
@@ -105,23 +103,26 @@ class Warp:
 class Thread:
     """One CUDA thread: who it is, what it waits for, and the answer that it will get."""
 
-    def __init__(self, index, rank, warp, run):
+    def __init__(self, index, rank, warp, run, context):
         self.index, self.lane, self.rank, self.warp, self.block = index, rank % WARP, rank, warp, warp.block
-        self.now, self.accesses = (0, 0), {}
+        self.accesses: dict = {}
+        self.spots: dict = {}                                         # what watch.py remembers of it until the next barrier
         self.arrays, self.turn = 0, greenlet.greenlet(run)
-        self.turn.gr_context = contextvars.copy_context()             # NumPy's settings among them: a GPU does not warn
+        self.turn.gr_context = context
         self.copies: list = []                                        # asynchronous ones, not yet waited for
         self.waits: Any = None
         self.answer: Any = None
 
     def access(self, where, atomic):
         """This thread at a line now: one Access between two times that memory is ordered, however much it touches."""
-        now, key = (self.block.epoch, self.warp.epoch), (where, atomic)
-        if self.now != now:
-            self.now, self.accesses = now, {}
-        if key not in self.accesses:
-            self.accesses[key] = Access(self, *now, where, atomic)
-        return self.accesses[key]
+        if (where, atomic) not in self.accesses:
+            self.accesses[where, atomic] = Access(self, where, atomic)
+        return self.accesses[where, atomic]
+
+    def forget(self):
+        """Memory is ordered here: what it touches from now on is touched at another time."""
+        self.accesses.clear()
+        self.spots.clear()
 
     def __str__(self):
         return f"thread {self.index} of block {self.block.index}"
@@ -161,12 +162,13 @@ class Launch:
         return argument
 
     def run(self):
+        context = contextvars.copy_context()                          # NumPy's settings among it: a GPU does not warn
         for index in self.in_order(list(np.ndindex(self.grid[::-1]))):
             block = Block(index[::-1])
             for rank, place in enumerate(np.ndindex(self.size[::-1])):
                 if rank % WARP == 0:
                     block.warps.append(Warp(block))
-                thread = Thread(place[::-1], rank, block.warps[-1], lambda: self.kernel(*self.arguments))
+                thread = Thread(place[::-1], rank, block.warps[-1], lambda: self.kernel(*self.arguments), context)
                 block.threads.append(thread)
                 block.warps[-1].threads.append(thread)
             try:
@@ -221,6 +223,8 @@ class Launch:
             if all(wanted.meets(other.waits) for other in called):
                 if wanted.kind == "syncwarp" and len(called) == len(lanes):
                     thread.warp.epoch += 1                            # the one of them that orders memory
+                    for lane in lanes:
+                        lane.forget()
                 self.release(called, "lane")
                 return True
         return False
@@ -236,6 +240,8 @@ class Launch:
         if gone := [thread for thread in block.threads if thread.ended]:
             self.stop("early return past a barrier", first, f"waits for {gone[0]}, which has ended; older GPUs hang here")
         block.epoch += 1
+        for thread in alive:
+            thread.forget()
         self.ledger.close(block)
         self.release(alive, "rank")
         return True
@@ -285,14 +291,3 @@ class Launch:
 
     def local(self, shape, dtype, alignment=None):
         return Local(shape if isinstance(shape, tuple) else (shape,), plain(dtype), named("local"), self)
-
-
-def plain(dtype):
-    """NumPy's type; Numba's have the same names."""
-    return np.dtype(getattr(dtype, "name", dtype))
-
-
-def named(space):
-    """What the kernel's line calls the array that it makes."""
-    found = re.match(r"\s*(\w+)\s*=", linecache.getline(*site()))
-    return found[1] if found else f"a {space} array"

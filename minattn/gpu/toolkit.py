@@ -69,9 +69,9 @@ class Cuda:
 
     def grid(self, ndim):
         """The thread's place in the whole launch."""
-        thread = self._launch.thread
-        places = [b * d + t for b, d, t in zip(thread.block.index, self._launch.size, thread.index, strict=True)]
-        return places[0] if ndim == 1 else tuple(places[:ndim])
+        thread, size = self._launch.thread, self._launch.size
+        places = [thread.block.index[axis] * size[axis] + thread.index[axis] for axis in range(ndim)]
+        return places[0] if ndim == 1 else tuple(places)
 
     def gridsize(self, ndim):
         sizes = [g * b for g, b in zip(self._launch.grid, self._launch.size, strict=True)]

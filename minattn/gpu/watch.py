@@ -4,9 +4,11 @@ Two accesses of one element by two threads, at least one of them a write, are a 
 barrier of their block between the two, or for threads of one warp a warp-wide operation. Atomic operations do not race with
 each other. Threads of two blocks are never ordered within a launch.
 """
+import linecache
 import math
-import sys
+import re
 from pathlib import Path
+from sys import _getframe as getframe
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ HERE = str(Path(__file__).parent)
 OWN = {f"{HERE}/{name}.py" for name in ("watch", "toolkit", "instructions", "simulator")}    # no kernel stands in these files
 NAN_BITS = 0x7FFF                                                     # NaN, in both formats of 16 bits
 SITES: dict = {}                                                      # the Site of an instruction: finding its line takes time
+NOWHERE = None, None, None
 LINES: dict = {}                                                      # each Site, made once
 
 
@@ -25,19 +28,22 @@ class Site(NamedTuple):
     line: int
 
 
-class Access(NamedTuple):
-    """Who touched an element, when and where."""
+class Access:
+    """Who touched elements, when and where: one for all that a thread touches at a line between two barriers."""
 
-    thread: object
-    epoch: int                                                        # barriers of the block so far
-    warp_epoch: int                                                   # warp-wide operations of the thread's warp so far
-    site: Site
-    atomic: bool
+    __slots__ = ("atomic", "block", "epoch", "site", "thread", "warp_epoch")
+
+    def __init__(self, thread, site, atomic):
+        self.thread, self.block, self.site, self.atomic = thread, thread.block, site, atomic
+        self.epoch, self.warp_epoch = thread.block.epoch, thread.warp.epoch   # barriers, and syncwarps of the warp, so far
 
 
 def site():
     """The line of the kernel that is at work."""
-    frame: Any = sys._getframe(1)
+    return site_of(getframe(1))
+
+
+def site_of(frame: Any):
     while frame.f_code.co_filename in OWN:
         frame = frame.f_back
     key = id(frame.f_code), frame.f_lasti
@@ -66,6 +72,8 @@ class Watched:
     def __init__(self, array, name, space, launch, filled=True):
         self.array, self.name, self.space, self.launch, self.filled = array, name, space, launch, filled
         self.shape, self.size, self.ndim, self.dtype = array.shape, array.size, array.ndim, array.dtype
+        self.straight = array.size if array.ndim == 1 else 0          # below this, an index is a place
+        self.number = id(self)
         self.flat = array.reshape(-1) if array.flags.c_contiguous else array.flat
         self.writers: dict = {}                                       # element: its last Access that wrote
         self.readers: dict = {}                                       # element: the Accesses that read it since
@@ -74,67 +82,75 @@ class Watched:
         return len(self.array)
 
     def __getitem__(self, index):
-        where = site()
-        place = self.locate(index, "read")
+        place = index if type(index) is int and 0 <= index < self.straight else flat_index(self, index, "read")
         if place is None:
             return self.dtype.type(np.nan) if self.dtype.kind == "f" else self.dtype.type(0)
-        self.reads(place, where)
+        frame, thread = getframe(1), self.launch.thread
+        access, note, code = thread.spots.get((frame.f_lasti, self.number), NOWHERE)
+        if code is not frame.f_code:
+            access, note = self.spot(frame, thread, "read")
+        last = self.writers.get(place)
+        if last is None:
+            if not self.filled:
+                self.launch.report("read before any write", access.site, self, place)
+        elif last.thread is not thread and not ordered(last, access):
+            self.launch.report("race", access.site, self, place, last, f"reads what {last.thread} wrote")
+        readers = self.readers.get(place)
+        if readers is None:
+            self.readers[place] = [access]
+        elif readers[-1] is not access:
+            readers.append(access)
+        note(place)
         return self.flat[place]
 
     def __setitem__(self, index, value):
-        where = site()
-        place = self.locate(index, "write")
-        if place is not None:
-            self.writes(place, where)
-            self.flat[place] = value
+        place = index if type(index) is int and 0 <= index < self.straight else flat_index(self, index, "write")
+        if place is None:
+            return
+        frame, thread = getframe(1), self.launch.thread
+        access, note, code = thread.spots.get((frame.f_lasti, self.number), NOWHERE)
+        if code is not frame.f_code:
+            access, note = self.spot(frame, thread, "write")
+        self.writes(place, access)
+        note(place)
+        self.flat[place] = value
+
+    def spot(self, frame, thread, kind):
+        """(Access, what counts a place) of a thread at an instruction. Remembered until the next barrier, since loops come back;
+        a twin's own instructions are not, as many lines of a kernel lead to them."""
+        where = site_of(frame)
+        found = thread.access(where, kind == "atomic"), self.launch.ledger.visits(thread, where, self, kind).append
+        if frame.f_code.co_filename not in OWN:
+            thread.spots[frame.f_lasti, self.number] = *found, frame.f_code
+        return found
 
     def atomic(self, index, update):
         """Replace an element by `update(it)` with nobody in between; returns what was there."""
-        where = site()
-        place = self.locate(index, "write")
+        place = flat_index(self, index, "write")
         if place is None:
             return self.dtype.type(0)
-        self.writes(place, where, atomic=True)
+        access, note = self.spot(getframe(1), self.launch.thread, "atomic")
+        self.writes(place, access)
+        note(place)
         old = self.flat[place]
         self.flat[place] = update(old)
         return old
 
     def begin(self, index):
         """A write that goes on until the element is set: from here on it is nobody else's, and holds NaN."""
-        where = site()
-        place = self.locate(index, "write")
+        place = flat_index(self, index, "write")
         if place is not None:
-            self.writes(place, where, counted=False)
+            self.writes(place, self.launch.thread.access(site(), False))
             self.flat[place] = np.nan if self.dtype.kind == "f" else NAN_BITS
 
-    def locate(self, index, action):
-        if self.ndim == 1 and type(index) is int and 0 <= index < self.size:
-            return index
-        return flat_index(self, index, action)
-
-    def reads(self, place, where):
-        thread = self.launch.thread
-        last = self.writers.get(place)
-        if last is None and not self.filled:
-            self.launch.report("read before any write", where, self, place)
-        elif last is not None and not ordered(last, thread):
-            self.launch.report("race", where, self, place, last, f"reads what {last.thread} wrote")
-        access, readers = thread.access(where, False), self.readers.setdefault(place, [])
-        if not readers or readers[-1] is not access:
-            readers.append(access)
-        self.launch.ledger.count(thread, self, "read", place, where)
-
-    def writes(self, place, where, atomic=False, counted=True):
-        thread = self.launch.thread
-        last = self.writers.get(place)
-        if last is not None and not ordered(last, thread) and not (atomic and last.atomic):
-            self.launch.report("race", where, self, place, last, f"writes over what {last.thread} wrote")
+    def writes(self, place, access):
+        thread, last = access.thread, self.writers.get(place)
+        if last is not None and last.thread is not thread and not ordered(last, access) and not (access.atomic and last.atomic):
+            self.launch.report("race", access.site, self, place, last, f"writes over what {last.thread} wrote")
         for reader in self.readers.pop(place, ()):
-            if not ordered(reader, thread):
-                self.launch.report("race", where, self, place, reader, f"writes over what {reader.thread} read")
-        self.writers[place] = thread.access(where, atomic)
-        if counted:
-            self.launch.ledger.count(thread, self, "atomic" if atomic else "write", place, where)
+            if reader.thread is not thread and not ordered(reader, access):
+                self.launch.report("race", access.site, self, place, reader, f"writes over what {reader.thread} read")
+        self.writers[place] = access
 
 
 class Local:
@@ -185,12 +201,23 @@ def flat_index(array, index, action):
     return place
 
 
-def ordered(access, thread):
-    """Whether an earlier access is known to have happened before what `thread` does now."""
-    if access.thread is thread:
+def ordered(earlier, access):
+    """Whether an earlier access is known to have happened before this one."""
+    if earlier.thread is access.thread:
         return True
-    if access.thread.block is not thread.block:
+    if earlier.block is not access.block:
         return False
-    return access.epoch != thread.block.epoch or (
-        access.thread.warp is thread.warp and access.warp_epoch != thread.warp.epoch
+    return earlier.epoch != access.epoch or (
+        earlier.thread.warp is access.thread.warp and earlier.warp_epoch != access.warp_epoch
     )
+
+
+def plain(dtype):
+    """NumPy's type; Numba's have the same names."""
+    return np.dtype(getattr(dtype, "name", dtype))
+
+
+def named(space):
+    """What the kernel's line calls the array that it makes."""
+    found = re.match(r"\s*(\w+)\s*=", linecache.getline(*site()))
+    return found[1] if found else f"a {space} array"
