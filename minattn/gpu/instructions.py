@@ -11,6 +11,7 @@ A lane has the number 4 g + t, g in 0 .. 7 and t in 0 .. 3. Two 16-bit numbers s
 
 So the C of two products beside each other is, once rounded to 16 bits, the A of the next: P never leaves its registers.
 """
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,22 @@ def wait_twin(cuda):
     cuda.thread.copies.clear()
 
 
+def unpack_twin(kind):
+    if kind == "f16":
+        return lambda cuda, both: struct.unpack("<2e", struct.pack("<I", both))
+    return lambda cuda, both: struct.unpack("<2f", struct.pack("<2I", both << 16 & 0xFFFFFFFF, both & 0xFFFF0000))
+
+
+def load_twin(cuda, array, at):
+    """Eight numbers of 16 bits in four registers; `at` is a multiple of 8."""
+    return tuple(int(array[at + i]) | int(array[at + i + 1]) << 16 for i in range(0, 8, 2))
+
+
+def four_twin(cuda, array, at):
+    """Four float32 numbers; `at` is a multiple of 4."""
+    return array[at], array[at + 1], array[at + 2], array[at + 3]
+
+
 def mma(kind):
     """C + A B of a warp, for kind "f16" or "bf16": (c0 .. c3) of a0 .. a3, b0, b1, c0 .. c3."""
     operands = "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13}"
@@ -103,9 +120,19 @@ def pack(kind):
     return Instruction(f"cvt.rn.{kind}x2.f32 $0, $2, $1;", "u", "ff", lambda cuda, low, high: register(low, high, kind))
 
 
+def unpack(kind):
+    """The two 16-bit numbers of a register as float32."""
+    body = {"f16": "cvt.f32.f16 $0, low; cvt.f32.f16 $1, high;",
+            "bf16": "mov.b32 $0, {zero, low}; mov.b32 $1, {zero, high};"}[kind]
+    words = ".reg .b16 low, high, zero; mov.b16 zero, 0; mov.b32 {low, high}, $2;"
+    return Instruction(f"{{ {words} {body} }}", "ff", "u", unpack_twin(kind))
+
+
 LOAD = "ldmatrix.sync.aligned.m8n8.x4{}.shared.b16 {{$0,$1,$2,$3}}, [$4];"
 ldmatrix = Instruction(LOAD.format(""), "uuuu", "s", ldmatrix_twin(False))
 ldmatrix_turned = Instruction(LOAD.format(".trans"), "uuuu", "s", ldmatrix_twin(True))
 copy_16_bytes = Instruction("cp.async.cg.shared.global [$0], [$1], 16, $2;", "", "sgu", copy_twin)
 wait_for_copies = Instruction("cp.async.wait_all;", "", "", wait_twin)
 exp2 = Instruction("ex2.approx.ftz.f32 $0, $1;", "f", "f", lambda cuda, x: np.exp2(np.float32(x)))
+load_16_bytes = Instruction("ld.global.nc.v4.u32 {$0,$1,$2,$3}, [$4];", "uuuu", "g", load_twin)
+load_4_floats = Instruction("ld.global.nc.v4.f32 {$0,$1,$2,$3}, [$4];", "ffff", "g", four_twin)

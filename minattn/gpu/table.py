@@ -33,6 +33,7 @@ class Rung(NamedTuple):
     product: str = ""                                                 # the opcode that multiplies; none, no bound is counted
     chunk: int = 1024                                                 # dims that one trip of a loop around a product takes
     passes: dict | None = None                                        # {kernel: (products of two tiles, loops around theirs)}
+    needed: dict | None = None                                        # {kernel: what a warp issues for a product}; none: of tiles
 
 
 def gradients(problem):
@@ -44,6 +45,12 @@ def delta(problem):
     return backward.launches(problem, problem.given.q)[0][:1]
 
 
+def in_pages(problem):
+    """The splits of decoding from pages of 16 keys."""
+    store = np.zeros((4, problem.given.G, 16, problem.D), problem.given.k.dtype)
+    return decode.launches_paged(problem, store, store, np.zeros((1, 16), np.int32), np.zeros(1, np.int32))[:1]
+
+
 def linear(problem):
     """The recurrence with erase, with a decay of each channel; where there is a bias, with neither."""
     D, plain = problem.D, problem.options["biased"]
@@ -51,6 +58,7 @@ def linear(problem):
     return recurrence.launches(np.zeros((2, 2, 64, D)), k, k, decay, state, None if plain else (k, k))[0]
 
 
+TURN, IN_TILE = {"decode": decode.products(2)}, {"decode": (2, 1)}    # of `example`: 2 rows
 RUNGS = {
     "1 naive": Rung(naive.launches, naive.TILES, (64,)),
     "2 rows": Rung(rows.launches, rows.TILES, (64, 128)),
@@ -60,7 +68,8 @@ RUNGS = {
     "backward": Rung(gradients, registers.TILES, (32, 64, 128), product="FFMA", chunk=backward.CHUNK,
                      passes={"keys": (4, 1), "queries": (3, 0)}),
     "delta": Rung(delta, registers.TILES, (64,)),
-    "decode": Rung(decode.launches, decode.TILES, (64,)),
+    "decode": Rung(decode.launches, decode.TILES, (64,), kinds=("f32", "bf16"), product="FFMA", passes=IN_TILE, needed=TURN),
+    "decode, pages": Rung(in_pages, decode.TILES, (64,), product="FFMA", passes=IN_TILE, needed=TURN),
     "recurrence": Rung(linear, recurrence.TILES, (32, 64, 128)),
 }  # fmt: skip
 SLOW = "backward", "recurrence", "4 registers"                        # to compile: these begin first
@@ -72,8 +81,10 @@ Written by `python -m minattn.gpu.table`; every number is the compiler's, or cou
 **Nothing here was run on a GPU, and no number here is a speed that was measured.** The last column is a bound: a warp scheduler
 starts one instruction a cycle, so a kernel whose warps issue `a pass` instructions for a tile of queries and a tile of keys
 makes at most so many TFLOP/s on an H100 (SXM: 132 processors, 4 schedulers each, 1.98 GHz). Memory, latency and the speed of
-the units that multiply are left out. [bound.py](bound.py) says how a pass is found; kernels 1 to 3, decoding and the recurrence
-have no register tile to find one by. A pass of the backward makes four products for dK and dV (keys), three for dQ (queries).
+the units that multiply are left out. [bound.py](bound.py) says how a pass is found; kernels 1 to 3 and the recurrence have no
+register tile to find one by. A pass of the backward makes four products for dK and dV (keys), three for dQ (queries); one of
+decoding is a warp's turn, 8 keys before the two rows of a group. Decoding waits for memory: at 3.35 TB/s an H100 reads 6.5
+billion keys and values of 512 bytes in a second, and a pass of n instructions lets it compute 8400 / n billion.
 
 Causal attention without bias or softcap, for sm_90; the recurrence with erase and a decay of each channel. Registers are
 those of a thread, of which there are 255; shared memory is that of a block, in KB; spills are bytes a thread. The opcodes are
@@ -129,6 +140,10 @@ def issue_bound(name, D, launch, made):
         return None
     warps, width = math.prod(launch.block) // WARP, HMMA_PRODUCTS if rung.product == "HMMA" else WARP
     needed = math.prod(rung.tiles[D]) * D // (warps * width)
+    if rung.needed is not None:
+        if launch.kernel.__name__ not in rung.needed:
+            return None
+        needed = rung.needed[launch.kernel.__name__]
     products, around = (rung.passes or {}).get(launch.kernel.__name__, (2, 0))
     return bound(made.text, rung.product, needed, products=products, outer=max(1, D // rung.chunk), around=around)
 

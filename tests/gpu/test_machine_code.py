@@ -16,18 +16,17 @@ BUILDS = [
     ("2 rows", 64, "sm_80", None, True),
     ("3 block", 64, "sm_80", None, True),
     ("4 registers", 128, "sm_80", None, True),
-    ("5 tensor", 64, "sm_80", "f16"),
     ("5 tensor", 128, "sm_80", "f16", True),
     ("backward", 64, "sm_80", None, True),
-    ("decode", 64, "sm_80", None, True),
+    ("decode", 64, "sm_80", "bf16", True),
     ("recurrence", 64, "sm_80", None, True),
     ("4 registers", 64, "sm_75"),
     ("5 tensor", 64, "sm_120"),
 ]
 MOST_BUILDS = 40                                                      # kernels: a build of naive has three
-REGISTERS = {"4 registers": 128, "5 tensor": 192, ("backward", 32): 128, ("backward", 64): 128,
-             ("recurrence", 32): 128, ("recurrence", 64): 128}        # at most; 255 for those that are not named  # fmt: skip
-IN_REGISTERS = {"4 registers", "5 tensor", "backward", "delta", "decode", "recurrence"}               # no spill, no local memory
+REGISTERS = {"4 registers": 128, "5 tensor": 192, ("backward", 32): 128, ("backward", 64): 128, "decode": 128,
+             "decode, pages": 128, ("recurrence", 32): 128, ("recurrence", 64): 128}  # at most; 255 for the others  # fmt: skip
+IN_REGISTERS = {"4 registers", "5 tensor", "backward", "delta", "decode", "decode, pages", "recurrence"}    # no spill, no local
 BOUNDS = {("4 registers", 64): 40, ("4 registers", 128): 40, ("5 tensor", 64): 430, ("5 tensor", 128): 540,
           ("backward", 64): 40, ("backward", 128): 40}                # TFLOP/s, sm_90  # fmt: skip
 
@@ -96,6 +95,15 @@ def test_the_recurrence_reads_16_bytes_at_a_time_where_it_multiplies():
     products = [loop for loop in made.loops if loop.count("FFMA") >= 64 and not loop.count("SHFL") and loop.depth > 1]
     assert products
     assert all(loop.count("LDS") == loop.count("LDS.128") for loop in products if loop.count("FFMA") >= 0.7 * loop.size)
+
+
+@pytest.mark.parametrize(("name", "most"), [("decode", 45), ("decode, pages", 55)])
+def test_decoding_reads_16_bytes_at_a_time_and_waits_for_memory(name, most):
+    """A key and its value, 512 bytes: at most so many instructions of a warp, where memory gives time for 160."""
+    (launch, made), *_ = compiled(name, 64)
+    loads = {opcode: n for opcode, n in made.opcodes.items() if opcode.startswith("LDG") and ".128" in opcode}
+    assert sum(loads.values()) >= 2 * 2 * 4                           # keys and values, four steps, with and without a mask
+    assert issue_bound(name, 64, launch, made).instructions <= most * 8
 
 
 @pytest.mark.parametrize("build", [build for build in BUILDS if build[0] == "5 tensor"], ids=str)

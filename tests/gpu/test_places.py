@@ -36,7 +36,7 @@ def test_what_a_gpu_leaves_undefined_is_an_error_in_the_simulated_place():
 
 @pytest.mark.parametrize(("factory", "more"), [
     (naive.make_naive, {}), (rows.make_rows, {}), (block.make_block, {}), (registers.make_registers, {}),
-    (tensor.make_tensor, {"kind": "f16"}), (backward.make_backward, {}), (decode.make_decode, {"rows": 2, "splits": 3}),
+    (tensor.make_tensor, {"kind": "f16"}), (backward.make_backward, {}), (decode.make_decode, {"rows": 2}),
 ])  # fmt: skip
 def test_the_same_options_give_the_same_kernel(factory, more):
     assert factory(**OPTIONS, **more) is factory(**OPTIONS, **more)

@@ -35,7 +35,7 @@ TILES = dict.fromkeys(DIMS, (64, 64))                                 # queries 
 def launches(problem):
     """One launch: 256 threads for every tile of 64 queries of every head.
 
-    Two blocks on a processor leave 128 registers to a thread; with D = 128 bias and softcap want some more.
+    Two blocks on a processor leave 128 registers to a thread; with D = 128, bias and softcap the code for sm_80 wants some more.
     """
     grid, across = (problem.row_tiles, problem.given.H, problem.B), problem.block_k // COLUMNS
     threads, options = across * problem.block_q // ROWS, problem.options
@@ -85,7 +85,7 @@ def make_registers(D, block_q, block_k, biased, capped):
     fetch_values = make_fetch(block_k, D, False)
 
     def clear_values(both, t, size):
-        """Zeros for the values beyond the last, `size` of which are real."""
+        """Zeros for the values beyond the last, `size` of which are real: a thread's places are those that it has fetched to."""
         place = t
         while place < u32(block_k * D):
             if place >= size:
@@ -216,7 +216,6 @@ def make_registers(D, block_q, block_k, biased, capped):
                 cuda.syncthreads()                                    # the keys have been read, the weights are written
                 if last:
                     fetch_values(x.v, both, values_at, t, keys, 0, start, u32(x.S), True)
-                    cuda.syncthreads()
                     clear_values(both, t, (u32(x.S) - start) * u32(D))
                 else:
                     fetch_values(x.v, both, values_at, t, keys, 0, start, u32(x.S), False)
