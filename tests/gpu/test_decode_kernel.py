@@ -1,9 +1,10 @@
 """The decoding kernels on a simulated GPU: splits of the keys join to what all keys give, in one piece and in pages."""
 import numpy as np
 import pytest
-from gpu_problems import CASES, EVERYTHING, as_bits, as_numbers, drawn, expected, run
+from gpu_problems import CASES, as_numbers, drawn, expected, run
 
 import minattn as ma
+from minattn.bench.gpu.problems import EVERYTHING, as_bits
 from minattn.core.blocks import block_map
 from minattn.core.inputs import prepare
 from minattn.gpu.kernels import decode

@@ -7,7 +7,8 @@
     5  tensor.py     tensor cores, and copies that run beside them; numbers of 16 bits
 
     backward.py    the gradients: dK and dV over the tiles of queries, dQ over those of keys; tile.py, what both are made of
-    decode.py      few queries: the keys split over blocks, each read once for its whole group, and the splits joined
+    decode.py      few queries: the keys, in one piece or in pages, split over blocks, each read once for its whole group
+    join.py        what the splits found, joined
     recurrence.py  the linear family: a state in shared memory, tokens a tile at a time
     weights.py     the map itself
 

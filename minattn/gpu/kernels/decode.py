@@ -1,7 +1,7 @@
 """Decoding: few queries before many keys, where reading the keys once is all the work there is.
 
 Flash-Decoding (Dao et al. 2023): the keys are split over blocks of threads, since one query for each head leaves a GPU idle; each
-split attends to its own keys, and a second kernel joins the splits by their log-sum-exp, as core's `merge` does.
+split attends to its own keys, and a second kernel, join.py, joins what they found.
 
     rows     H // G * N queries: all heads of a group, so that each key and value is read once for the whole group
     splits   parts of the keys, whole tiles of block_k each
@@ -26,9 +26,10 @@ from ...core.blocks import EMPTY, FULL
 from .. import instructions
 from ..ledger import WARP
 from ..problem import DIMS, Launch, cuda
+from .join import make_join
 from .parts import FLOOR, LOW
 
-f32, u16, u32, u64 = np.float32, np.uint16, np.uint32, np.uint64
+f32, u32, u64 = np.float32, np.uint32, np.uint64
 WARPS, MOST_ROWS = 4, 4                                               # of a block; rows of a warp
 SIZES = (4, 4), (8, 2)                                                # numbers in 16 bytes, steps of a turn: float32, 16 bits
 TILES = dict.fromkeys(DIMS, (64, 32))                                 # queries and keys of a tile on a GPU, for every D
@@ -73,12 +74,12 @@ def made(problem, splits, table, lengths, page, row_pages):
     rows, tiles = x.H // x.G * x.N, -(-x.S // problem.block_k)
     splits = max(1, min(tiles, -(-4 * 132 // (B * x.G)))) if splits is None else splits               # four blocks a processor
     held, held_lse = (place.empty(B * x.G * splits * rows * size, np.float32) for size in (problem.D, 1))
-    decode, join = make_decode(**problem.options, rows=rows, page=page, kind=problem.kind)
+    decode = make_decode(**problem.options, rows=rows, page=page, kind=problem.kind)
     y = Found(held, held_lse, table, lengths, splits, row_pages)
     parts = -(-rows // (MOST_ROWS * WARPS))
     return [
         Launch(decode, (splits, x.G * parts, B), (WARP * WARPS,), (x, y), 4),
-        Launch(join, (rows, x.G, B), (problem.D,), (x, y)),
+        Launch(make_join(problem.D, rows, problem.kind), (rows, x.G, B), (problem.D,), (x, y)),
     ]
 
 
@@ -89,7 +90,7 @@ def products(rows, kind="f32"):
 
 @functools.cache
 def make_decode(D, block_q, block_k, biased, capped, rows, page=0, kind="f32"):
-    """Both kernels, for `rows` queries in a group, and pages of `page` keys, or 0 for keys in one piece."""
+    """The kernel, for `rows` queries in a group, and pages of `page` keys, or 0 for keys in one piece."""
     numbers, steps = SIZES[kind != "f32"]
     team = D // numbers                                               # threads; D is at least 2 * numbers
     teams, halves = WARP // team, int(math.log2(team))
@@ -99,7 +100,7 @@ def make_decode(D, block_q, block_k, biased, capped, rows, page=0, kind="f32"):
     q_size, k_size, s_size, box_size, tops_size = mine * numbers, steps * numbers, steps * mine, WARPS * mine * D, WARPS * mine
     load = instructions.load_4_floats if kind == "f32" else instructions.load_16_bytes
     wide = kind == "f32"
-    unpack, pack = (None, None) if wide else (instructions.unpack(kind), instructions.pack(kind))
+    unpack = None if wide else instructions.unpack(kind)
 
     def fetch(source, there, to, at):
         """16 bytes as float32 to the local array to[at:]."""
@@ -281,28 +282,4 @@ def make_decode(D, block_q, block_k, biased, capped, rows, page=0, kind="f32"):
                     y.held_lse[to] = best + math.log(sum_) if sum_ != f32(0) else LOW
             place += u32(WARP * WARPS)
 
-    def join(x, y):
-        """A block a row, a thread a dim: out = sum over splits of exp(lse_split - lse) out_split."""
-        d, row, g, b = u32(cuda.threadIdx.x), u32(cuda.blockIdx.x), u32(cuda.blockIdx.y), u32(cuda.blockIdx.z)
-        first, best = u32((b * u32(x.G) + g) * u32(y.splits) * u32(rows) + row), FLOOR
-        split = u32(0)
-        while split < u32(y.splits):
-            best = max(best, y.held_lse[first + split * u32(rows)])
-            split = u32(split + u32(1))
-        weight, out, split = f32(0), f32(0), u32(0)
-        while split < u32(y.splits):
-            at = first + split * u32(rows)
-            share = math.exp(y.held_lse[at] - best)                   # 0 for a split that saw nothing
-            weight += share
-            out += share * y.held[u64(at) * u64(D) + u64(d)]
-            split = u32(split + u32(1))
-        place = (b * u32(x.H) + g * (u32(x.H) // u32(x.G))) * u32(x.N) + row
-        out = out / weight if weight != f32(0) else f32(0)
-        if wide:
-            x.out[u64(place) * u64(D) + u64(d)] = out
-        else:
-            x.out[u64(place) * u64(D) + u64(d)] = u16(pack(out, f32(0)) & u32(0xFFFF))
-        if d == u32(0):
-            x.lse[place] = best + math.log(weight) if weight != f32(0) else f32(-math.inf)
-
-    return decode, join
+    return decode
