@@ -1,6 +1,7 @@
 """Backend "cuda": the problem of `Inputs` brought to the kernels of a GPU, and their results back.
 
-    float32             kernel 4 (registers.py), or for few queries decode.py
+    few queries         decode.py
+    float32             kernel 4 (registers.py)
     float16, bfloat16   kernel 5 (tensor.py), and then careful.py where a tile hides something
     gradients           backward.py, in float32: numbers of 16 bits are widened, and the gradients rounded
     weights             weights.py, in float32 as well
@@ -45,7 +46,7 @@ def forward(x):
     home = home_of(x)
     (_, H, N, _), G = x.q.shape, x.k.shape[1]
     kernel, tiles = (registers, SIZES.registers) if home.kind == "f32" else (tensor, SIZES.tensor)
-    if home.kind == "f32" and N <= FEW and H // G * N <= FEW_ROWS:
+    if N <= FEW and H // G * N <= FEW_ROWS:
         kernel, tiles = decode, SIZES.decode
     problem = solved(pose(x, home, home.kind, tiles), kernel, x, home)
     out, lse = problem.given.out, problem.given.lse
