@@ -52,12 +52,11 @@ def launches(problem, dout, wants_dbias=False, chunk=CHUNK):
     y = Gradients(dout, *(place.empty(a.size, np.float32) for a in (x.lse, x.q, x.k, x.v)), dbias)
     delta, keys, queries = make_backward(**problem.options, wants_dbias=wants_dbias, chunk=chunk)
     threads, columns = problem.block_q // ROWS * (problem.block_k // ROWS), -(-x.S // problem.block_k)
-    resident = 2 if problem.D <= 64 else 1                            # longer heads need more registers than half of them,
-    resident_too = 1 if wants_dbias else resident                     # and so does dbias
+    resident = 2 if problem.D <= 64 else 1                            # longer heads need more registers than half of them
     return [
         Launch(delta, (-(-x.N // WARPS), x.H, B), (32, WARPS), (x, y)),
         Launch(keys, (columns, x.G, B), (threads,), (x, y), resident),
-        Launch(queries, (problem.row_tiles, x.H, B), (threads,), (x, y), resident_too),
+        Launch(queries, (problem.row_tiles, x.H, B), (threads,), (x, y), resident),
     ], y
 
 
@@ -199,6 +198,7 @@ def make_queries(D, block_q, block_k, pair, biased, wants_dbias, chunk):
             here = first + min(row + tx + u32(across * j), N - u32(1))
             lse[j] = max(x.lse[here], FLOOR)
             delta[j] = y.delta[here]
+        own = u64(first + row + tx) * u64(S) + u64(ty * u32(ROWS))    # this thread's first number of dbias, before key 0
         place = b * u32(x.kind_b) + h * u32(x.kind_h) + row_tile * columns
         bias, start = u32(b * u32(x.bias_b) + h * u32(x.bias_h)), u32(0)
         while start < S:
@@ -215,7 +215,7 @@ def make_queries(D, block_q, block_k, pair, biased, wants_dbias, chunk):
                     hidden = kind != FULL and x.partial[stored + n * u32(block_k) + key] == 0
                     _, flat, s[i] = pair(x, s[i], dp[i], lse[i % COLUMNS], delta[i % COLUMNS], there, hidden)
                     if wants_dbias and row + n < N and start + key < S:
-                        y.dbias[u64(first + row + n) * u64(S) + u64(start + key)] = flat
+                        y.dbias[own + u64(i % COLUMNS * across) * u64(S) + u64(start + u32(i // COLUMNS))] = flat
                     if start + key >= S and not hidden:
                         s[i] = f32(0)
                 cuda.syncthreads()                                    # the queries have been read
