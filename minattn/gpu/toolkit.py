@@ -177,6 +177,17 @@ def lenient(function):
 MATH = types.SimpleNamespace(**{name: lenient(value) if callable(value) else value for name, value in vars(math).items()})
 
 
+def whole(kind):
+    """`int` in place of a kind of whole numbers: faster, and an index below 0 shows where it would wrap. An array made of it
+    has the kind's own size, by its name."""
+    made = partial(int)
+    made.name = kind.__name__                                         # type: ignore[attr-defined]
+    return made
+
+
+WHOLE = {kind: whole(kind) for kind in (np.int32, np.uint32, np.uint64)}
+
+
 def bind(function, cuda, wrap=lambda callee: callee, instruction=None):
     """The same function over another `cuda`, and so the functions that it calls from modules with a global `cuda`.
 
@@ -200,8 +211,8 @@ def bind(function, cuda, wrap=lambda callee: callee, instruction=None):
             return MATH
         if isinstance(value, Instruction):
             return partial(value.twin, cuda) if isinstance(cuda, Cuda) else instruction(value)
-        if isinstance(cuda, Cuda) and isinstance(value, type) and value in (np.int32, np.uint32, np.uint64):
-            return int                                                # faster, and an index below 0 shows where it would wrap
+        if isinstance(cuda, Cuda) and isinstance(value, type) and value in WHOLE:
+            return WHOLE[value]
         if isinstance(value, types.FunctionType) and ("cuda" in value.__globals__ or "cuda" in value.__code__.co_freevars):
             if value not in made:
                 made[value] = wrap(over(value))

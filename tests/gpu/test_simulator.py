@@ -398,3 +398,19 @@ def test_mathematics_is_that_of_a_gpu():
     x = np.zeros(4, f32)
     assert simulate(kernel, 1, 1, x).kinds == ()
     np.testing.assert_allclose(x, [np.inf, -np.inf, np.nan, np.tanh(0.5)], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(np.int32, 1), (np.uint32, 1), (np.uint64, 2), (np.int64, 2)])
+def test_an_array_of_a_kind_that_the_kernel_names_has_its_size(kind, steps):
+    def kernel(x):
+        t = cuda.threadIdx.x
+        box, mine = cuda.shared.array(32, kind), cuda.local.array(1, kind)
+        mine[0] = kind(t)
+        box[t] = mine[0]
+        cuda.syncthreads()
+        x[t] = box[31 - t]
+
+    x = np.zeros(32, f32)
+    ledger = simulate(kernel, 1, 32, x).ledger
+    np.testing.assert_array_equal(x, np.arange(32)[::-1])
+    assert set(ledger.wavefronts.values()) == {steps}
