@@ -1,4 +1,5 @@
 """The lessons: notebook and source agree, read well as committed, and every cell runs from a clean kernel."""
+import itertools
 import re
 import sys
 import time
@@ -35,9 +36,7 @@ def prose(source):
 
 
 def test_the_course_is_whole():
-    numbers = [source.stem[:2] for source in SOURCES]
-    assert numbers[:19] == [f"{n:02}" for n in range(19)]
-    assert numbers == sorted(set(numbers))
+    assert [source.stem[:2] for source in SOURCES] == [f"{n:02}" for n in range(24)]
     assert {path.stem for path in LESSONS.glob("*.ipynb")} == {source.stem for source in SOURCES}
 
 
@@ -85,6 +84,11 @@ def test_links_and_pictures_exist(source):
     found = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"""(?:src|href)=["']([^"']+)""", text)
     local = [link.split("#")[0] for link in found if not re.match(r"[a-z]+:|#", link)]
     assert [link for link in local if not (LESSONS / link).exists()] == []
+
+
+@pytest.mark.parametrize(("source", "following"), [*itertools.pairwise(SOURCES)], ids=[s.stem for s in SOURCES[:-1]])
+def test_every_lesson_leads_to_the_next(source, following):
+    assert f"]({following.stem}.ipynb)" in committed(source).cells[-1].source
 
 
 @every_lesson
