@@ -46,10 +46,10 @@ class Found(NamedTuple):
     row_pages: int
 
 
-def launches(problem, splits=None):
-    """Two launches: the splits, and what joins them."""
+def launches(problem, splits=None, warps=WARPS):
+    """Two launches: the splits, and what joins them. Fewer warps in a block are for a simulated GPU."""
     nothing = problem.place.empty(0, np.int32)
-    return made(problem, splits, nothing, nothing, 0, 0)
+    return made(problem, splits, nothing, nothing, 0, 0, warps)
 
 
 def launches_paged(problem, k, v, table, lengths, splits=None):
@@ -69,16 +69,16 @@ def launches_paged(problem, k, v, table, lengths, splits=None):
     return made(problem._replace(given=given), splits, table.reshape(-1), lengths, k.shape[2], table.shape[1])
 
 
-def made(problem, splits, table, lengths, page, row_pages):
+def made(problem, splits, table, lengths, page, row_pages, warps=WARPS):
     x, B, place = problem.given, problem.B, problem.place
     rows, tiles = x.H // x.G * x.N, -(-x.S // problem.block_k)
     splits = max(1, min(tiles, -(-4 * 132 // (B * x.G)))) if splits is None else splits               # four blocks a processor
     held, held_lse = (place.empty(B * x.G * splits * rows * size, np.float32) for size in (problem.D, 1))
-    decode = make_decode(**problem.options, rows=rows, page=page, kind=problem.kind)
+    decode = make_decode(**problem.options, rows=rows, page=page, kind=problem.kind, warps=warps)
     y = Found(held, held_lse, table, lengths, splits, row_pages)
-    parts = -(-rows // (MOST_ROWS * WARPS))
+    parts = -(-rows // (MOST_ROWS * warps))
     return [
-        Launch(decode, (splits, x.G * parts, B), (WARP * WARPS,), (x, y), 4),
+        Launch(decode, (splits, x.G * parts, B), (WARP * warps,), (x, y), 4),
         Launch(make_join(problem.D, rows, problem.kind), (rows, x.G, B), (problem.D,), (x, y)),
     ]
 
@@ -89,15 +89,15 @@ def products(rows, kind="f32"):
 
 
 @functools.cache
-def make_decode(D, block_q, block_k, biased, capped, rows, page=0, kind="f32"):
+def make_decode(D, block_q, block_k, biased, capped, rows, page=0, kind="f32", warps=WARPS):
     """The kernel, for `rows` queries in a group, and pages of `page` keys, or 0 for keys in one piece."""
     numbers, steps = SIZES[kind != "f32"]
     team = D // numbers                                               # threads; D is at least 2 * numbers
     teams, halves = WARP // team, int(math.log2(team))
-    row_warps = min(WARPS, 2 ** math.ceil(math.log2(-(-rows // MOST_ROWS))))   # warps that read the same keys
+    row_warps = min(warps, 2 ** math.ceil(math.log2(-(-rows // MOST_ROWS))))   # warps that read the same keys
     mine = min(MOST_ROWS, -(-rows // row_warps))                      # rows of a warp
-    key_warps, turn = WARPS // row_warps, steps * teams
-    q_size, k_size, s_size, box_size, tops_size = mine * numbers, steps * numbers, steps * mine, WARPS * mine * D, WARPS * mine
+    key_warps, turn = warps // row_warps, steps * teams
+    q_size, k_size, s_size, box_size, tops_size = mine * numbers, steps * numbers, steps * mine, warps * mine * D, warps * mine
     load = instructions.load_4_floats if kind == "f32" else instructions.load_16_bytes
     wide = kind == "f32"
     unpack = None if wide else instructions.unpack(kind)
@@ -280,6 +280,6 @@ def make_decode(D, block_q, block_k, biased, capped, rows, page=0, kind="f32"):
                 y.held[u64(to) * u64(D) + u64(d)] = out / sum_ if sum_ != f32(0) else f32(0)
                 if d == u32(0):
                     y.held_lse[to] = best + math.log(sum_) if sum_ != f32(0) else LOW
-            place += u32(WARP * WARPS)
+            place += u32(WARP * warps)
 
     return decode
