@@ -353,6 +353,7 @@ import signal, numpy, mpi4py.MPI
 comm = mpi4py.MPI.COMM_WORLD
 for numbers in (100, 1_000_000):
     mine, theirs = numpy.zeros((2, numbers))
+    comm.Barrier()
     signal.alarm(1)
     comm.Send(mine, 1 - comm.rank)
     comm.Recv(theirs, 1 - comm.rank)
