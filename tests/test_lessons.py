@@ -111,7 +111,8 @@ def runs(request):
         build.execute(build.read(source), stored=weights == "stored")
         return time.perf_counter() - start
 
-    asked = [item.callspec.params for item in request.session.items if "runs" in getattr(item, "fixturenames", ())]
+    asked = [item.callspec.params for item in request.session.items
+             if item.path == request.path and "runs" in getattr(item, "fixturenames", ())]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(max_workers=2) as kernels:
         patch.delenv("MINATTN_STORED_MAPS", raising=False)
         yield {(p["source"], p["weights"]): kernels.submit(run, p["source"], p["weights"]) for p in asked}
