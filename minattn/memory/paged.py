@@ -158,9 +158,10 @@ class PagedCache(Pages):
         options["q_pos"] = np.maximum(lengths[:, None] - q.shape[-2] + np.arange(q.shape[-2]), -1)
         q = q[None] if single else q
         R, S = len(rows), lengths.max(initial=0)
-        shapes = [np.broadcast_to(a[:1, :, :1], (R, a.shape[1], S, a.shape[3])) for a in (self.k, self.v)]     # and no numbers
-        # what stands behind a shorter row is not read; at its last position it makes no mask of a row that sees all it holds
-        x = prepare(q, *shapes, k_pos=np.minimum(np.arange(S), lengths[:, None] - 1), **options)
+        if lengths.min(initial=S) < S:
+            # what stands behind a shorter row is not read; at its last position it makes no mask of a row that sees all it holds
+            options["k_pos"] = np.minimum(np.arange(S), lengths[:, None] - 1)
+        x = prepare(q, *(_shaped(store, R, S) for store in (self.k, self.v)), **options)
         engine = backends.engine(backend, x)
         if not return_weights and hasattr(engine, "reads_pages") and engine.reads_pages(x, self.k, self.v):
             tables = np.zeros((R, max(len(self._tables[row]) for row in rows)), np.int64)
@@ -170,9 +171,8 @@ class PagedCache(Pages):
                 out, _, lse = engine.forward(x, (self.k, self.v, tables, lengths))
             made = (x.restore(out), x.restore(lse, x.work)) if return_lse else x.restore(out)
         else:
-            k, v, k_pos = self.gather(rows)
-            made = attention(q, k, v, k_pos=k_pos, backend=backend, return_weights=return_weights, return_lse=return_lse,
-                             **options)  # fmt: skip
+            k, v, options["k_pos"] = self.gather(rows)
+            made = attention(q, k, v, backend=backend, return_weights=return_weights, return_lse=return_lse, **options)
         if not single:
             return made
         return tuple(a[0] for a in made) if isinstance(made, tuple) else made[0]
@@ -208,3 +208,9 @@ class PagedCache(Pages):
         if made[0].shape[2] != made[1].shape[2]:
             raise ShapeError(f"k_new has N = {made[0].shape[2]} but v_new has N = {made[1].shape[2]}; a token has one of both")
         return rows, *made
+
+
+def _shaped(store, R, S):
+    """(R, G, S, D) of nothing but a page's first numbers: what `prepare` checks of keys that are not gathered."""
+    _, G, _, D = store.shape
+    return np.ndarray((R, G, S, D), store.dtype, store, strides=(0, store.strides[1], 0, store.strides[3]))
