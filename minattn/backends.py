@@ -29,7 +29,7 @@ def home(name, **arrays):
     """
     for array in arrays.values():
         if type(array) is not np.ndarray and lives_on_a_gpu(array):
-            if name not in ("auto", "cuda"):
+            if not isinstance(name, str) or name not in ("auto", "cuda"):
                 kind = type(array).__name__
                 raise BackendError(f"backend is {name!r}, but arrays are given that live on a GPU ({kind}); 'cuda' takes them")
             return importlib.import_module("minattn.gpu.home").There(**arrays)
@@ -38,10 +38,10 @@ def home(name, **arrays):
 
 def engine(name, x):
     """The module that computes attention on the problem `x` (core.inputs.Inputs)."""
+    if not isinstance(name, str) or name not in ("auto", *BACKENDS, "cuda"):
+        raise BackendError(f"backend is {name!r}; here there is {', '.join(map(repr, ['auto', *BACKENDS, 'cuda']))}")
     if name == "cuda" or x.home is not None:
         return importlib.import_module(CUDA)
-    if name not in ("auto", *BACKENDS):
-        raise BackendError(f"backend is {name!r}; here there is {', '.join(map(repr, ['auto', *BACKENDS, 'cuda']))}")
     scores = x.batch * x.q.shape[1] * x.q.shape[2] * x.k.shape[2]
     wide = x.work == np.float64                                  # its tiled form is plain NumPy
     name = choose(name, scores, compiled=not wide)
@@ -65,11 +65,11 @@ def choose(name, size, *, compiled):
     BackendError
         If there is no such backend, or it is named and Numba is missing.
     """
+    if not isinstance(name, str) or name not in ("auto", *BACKENDS):
+        alone = "; 'cuda' computes attention alone" if isinstance(name, str) and name == "cuda" else ""
+        raise BackendError(f"backend is {name!r}; here there is {', '.join(map(repr, ['auto', *BACKENDS]))}{alone}")
     if name == "auto":
         return "cpu" if size > SMALL and (not compiled or numba_is_here()) else "numpy"
-    if not isinstance(name, str) or name not in BACKENDS:
-        known, alone = ", ".join(map(repr, ["auto", *BACKENDS])), "; 'cuda' computes attention alone" if name == "cuda" else ""
-        raise BackendError(f"backend is {name!r}; here there is {known}{alone}")
     if name == "cpu" and compiled and not numba_is_here():
         raise BackendError("backend 'cpu' needs Numba for float32, which is not installed or does not load: pip install numba")
     return name

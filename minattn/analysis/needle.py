@@ -122,7 +122,8 @@ def needle_recall(distances, *, length=512, window=64, capacity=256, dim=64, tri
     names = MECHANISMS if names is None else names
     if not np.iterable(names):
         raise OptionError(f"names is {names!r}; it must be a sequence of names")
-    names, keys, seed = [choice("names", name, MECHANISMS) for name in names], choice("keys", keys, KEYS), count("seed", seed, 0)
+    names = list(dict.fromkeys(choice("names", name, MECHANISMS) for name in names))         # each once
+    keys, seed = choice("keys", keys, KEYS), count("seed", seed, 0)
     found: dict = {name: ([], [], [0]) for name in names}
     for n, distance in enumerate(distances.tolist()):
         q, k, v = haystack(np.random.default_rng([seed, n]), N, distance, dim, trials, KEYS[keys])

@@ -2,6 +2,7 @@
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from time import perf_counter
 
@@ -64,7 +65,7 @@ def run_cuda(options):
     if options.report and not options.cuda:
         raise OptionError("--report is for a GPU: minattn bench --cuda --report FILE")
     for name in ("linear", "only", "threads", "figure"):
-        if getattr(options, name):
+        if not any(getattr(options, name) is nothing for nothing in (None, False)):        # 0 threads are something
             raise OptionError(f"--cuda is a run of its own, without --{name}")
     check_files(options)
     result = run(quick=options.quick, report=options.report is not None, progress=progress(perf_counter()))
@@ -83,6 +84,8 @@ def check_files(options):
     for name in ("json", "figure", "report"):
         if getattr(options, name) is not None:
             setattr(options, name, writable(f"--{name}", Path(os.path.expanduser(getattr(options, name)))))
+    if options.json and options.report and options.json.resolve() == options.report.resolve():
+        raise OptionError(f"--json and --report are both {options.json}; one would replace the other")
 
 
 def write(files):
@@ -101,7 +104,11 @@ def writable(name, path):
         raise OptionError(f"{name} {path}: there is no folder {path.parent}")
     if os.path.exists(path) and not os.path.isfile(path):             # a folder, or a device, which would be replaced
         raise OptionError(f"{name} {path} is no file; name one")
-    return path
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent):      # what is measured in ten minutes must not be lost then
+            return path
+    except OSError as error:
+        raise OptionError(f"{name} {path}: nothing can be written there: {error}") from error
 
 
 def progress(start):

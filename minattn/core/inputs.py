@@ -145,7 +145,7 @@ def prepare(q, k, *values, mask=None, bias=None, causal=False, q_pos=None, k_pos
     """Check the arguments of `attention` and bring them into the form of `Inputs`. For `home` see there."""
     read = floats
     if home is not None:
-        read, (mask, q_pos, k_pos) = home.stand_in, map(home.fetch, (mask, q_pos, k_pos))
+        read, (mask, q_pos, k_pos) = home.stand_in, map(home.fetch, ("mask", "q_pos", "k_pos"), (mask, q_pos, k_pos))
     given = {"q": read("q", q), "k": read("k", k)}
     if values:                                                    # (v,); attention_weights has none
         given["v"] = read("v", *values)

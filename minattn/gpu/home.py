@@ -88,7 +88,7 @@ class There:
         self.device = self.library.device(self.like)
         for name, a in arrays.items():
             self.check(name, a)
-        streams = [stream for a in arrays.values() if (stream := self.library.described(a)[4]) is not None]
+        streams = [stream for name, a in arrays.items() if (stream := self.library.described(name, a)[4]) is not None]
         stream = streams[0] if streams else None
         self.inner, self.waited = make_place(stream, self.device), {None, stream}
         self.where = self.inner.device
@@ -110,25 +110,30 @@ class There:
             self.given[name] = array, None
             return array
         self.check(name, array)
-        _, shape, _, typestr, _ = told = self.described(array)
+        _, shape, _, typestr, _ = told = self.described(name, array)
         if typestr not in KINDS:
             raise DtypeError(f"{name} is {np.dtype(typestr)}; attention on a GPU needs float16, bfloat16 or float32")
-        self.given[name] = array, strided(told, array, KINDS[typestr])
+        self.given[name] = array, strided(name, told, array, KINDS[typestr])
         return np.broadcast_to(np.zeros((), SHOWN[KINDS[typestr]]), shape)
 
-    def described(self, array):
+    def described(self, name, array):
         """What the library says of an array, once what computes it on another stream has ended."""
         told = self.told.get(id(array))
         if told is None:
-            told = self.told[id(array)] = self.library.described(array)
+            told = self.told[id(array)] = self.library.described(name, array)
             if told[4] not in self.waited:
                 make_place(told[4], self.device).wait()
                 self.waited.add(told[4])
         return told
 
-    def fetch(self, array):
+    def fetch(self, name, array):
         """A mask or positions, which masks are worked out from before any kernel runs: as NumPy's."""
-        return self.library.fetch(array, self.inner) if lives_on_a_gpu(array) else array
+        if not lives_on_a_gpu(array):
+            return array
+        self.check(name, array)
+        if self.described(name, array)[3] == "<V2":                    # which waits for what computes it
+            raise DtypeError(f"{name} is bfloat16; a mask is boolean, and positions are integers")
+        return self.library.fetch(name, array, self.inner)
 
     def kinds(self):
         return {name: source.kind for name, (_, source) in self.given.items() if name in "qkv"}

@@ -5,11 +5,12 @@ numba.cuda's own, gets numba.cuda's arrays back. What that interface does not sa
 stream, the type bfloat16, for which NumPy has no name, and on which GPU an array is.
 """
 import math
+import operator
 import sys
 
 import numpy as np
 
-from ..core.errors import DtypeError
+from ..core.errors import BackendError, DtypeError
 from .kernels.arrange import DTYPES, Strided
 
 KINDS = {"<f4": "f32", "<f8": "f64", "<f2": "f16", "<V2": "bf16"}
@@ -37,24 +38,36 @@ def library_of(array):
 class Numba:
     """numba.cuda's arrays, and whatever has the interface and no class of its own here."""
 
-    def described(self, array):
+    def described(self, name, array):
         """(address, shape, steps in bytes, type by NumPy's name, stream or None)"""
         told = array.__cuda_array_interface__
-        if told.get("mask") is not None:
-            raise DtypeError("an array on the GPU has a mask, which would be ignored; fill it first")
-        return told["data"][0], tuple(told["shape"]), told.get("strides"), told["typestr"], told.get("stream")
+        try:
+            address, shape = operator.index(told["data"][0]), tuple(map(operator.index, told["shape"]))
+            typestr, steps, stream, mask = str(told["typestr"]), told.get("strides"), told.get("stream"), told.get("mask")
+            steps = None if steps is None else tuple(map(operator.index, steps))
+            stream = None if stream is None else operator.index(stream)
+            np.dtype(typestr)                                         # that there is such a type
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BackendError(f"{name} has a __cuda_array_interface__ that cannot be read: {error!r}") from error
+        if mask is not None:
+            raise DtypeError(f"{name} has a mask on the GPU, which would be ignored; fill it first")
+        if steps is not None and len(steps) != len(shape):
+            raise BackendError(f"{name} has strides {steps} on the GPU, but shape {shape}: there is one stride for each axis")
+        if stream is not None and stream < 0:
+            raise BackendError(f"{name} is computed on stream {stream} of the GPU; a stream's handle is not negative")
+        return address, shape, steps, typestr, stream
 
     def device(self, array):
         """Which GPU, None for the current one."""
         context = getattr(getattr(array, "gpu_data", None), "context", None)
         return None if context is None else context.device.id
 
-    def fetch(self, array, place):
+    def fetch(self, name, array, place):
         """As NumPy's."""
-        address, shape, steps, typestr, _ = self.described(array)
+        address, shape, steps, typestr, _ = self.described(name, array)
         kind = np.dtype(typestr)
         if steps is not None and steps != tuple(kind.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape))):
-            raise DtypeError("an array on the GPU that is not in one piece cannot be fetched; fetch it yourself")
+            raise DtypeError(f"{name} is not in one piece on the GPU, from where it cannot be fetched; fetch it yourself")
         return place.get(Flat(address, math.prod(shape), kind, array)).reshape(shape)
 
     def empty(self, size, dtype, like, place):
@@ -71,7 +84,7 @@ class CuPy(Numba):
     def device(self, array):
         return array.device.id
 
-    def fetch(self, array, place):
+    def fetch(self, name, array, place):
         return array.get()
 
     def empty(self, size, dtype, like, place):
@@ -82,9 +95,14 @@ class CuPy(Numba):
 
 
 class Torch(Numba):
-    def described(self, array):                                       # its own interface refuses what requires a gradient
-        name = str(array.dtype).removeprefix("torch.")
-        typestr = "<V2" if name == "bfloat16" else np.dtype(name).str
+    def described(self, name, array):                                 # its own interface refuses what requires a gradient
+        kind = str(array.dtype).removeprefix("torch.")
+        if array.is_neg():
+            raise DtypeError(f"{name} is a view that PyTorch negates when it reads it; give {name}.resolve_neg()")
+        try:
+            typestr = "<V2" if kind == "bfloat16" else np.dtype(kind).str
+        except TypeError as error:                                    # PyTorch has types that NumPy has not
+            raise DtypeError(f"{name} is {kind}; attention on a GPU needs float16, bfloat16 or float32") from error
         steps = tuple(step * array.element_size() for step in array.stride())
         return array.data_ptr(), tuple(array.shape), steps, typestr, self.stream(array)
 
@@ -95,7 +113,7 @@ class Torch(Numba):
     def device(self, array):
         return array.device.index
 
-    def fetch(self, array, place):
+    def fetch(self, name, array, place):
         return array.detach().cpu().numpy()
 
     def empty(self, size, dtype, like, place):
@@ -110,12 +128,14 @@ class Torch(Numba):
         return made.view(dtype).reshape(shape)
 
 
-def strided(told, array, kind):
+def strided(name, told, array, kind):
     """The `Strided` of an array that is `described` so: one flat view from its lowest number to its highest."""
     address, shape, steps, _, _ = told
     dtype = DTYPES[kind]
     if steps is None:
         steps = tuple(dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    if any(step % dtype.itemsize for step, size in zip(steps, shape, strict=True) if size > 1):
+        raise DtypeError(f"{name} has strides of {steps} bytes, and {kind} numbers of {dtype.itemsize}, which do not fit: copy")
     steps = tuple(step // dtype.itemsize for step in steps)
     ends = [step * (size - 1) for step, size in zip(steps, shape, strict=True)] if math.prod(shape) else []
     below, above = sum(end for end in ends if end < 0), sum(end for end in ends if end > 0)

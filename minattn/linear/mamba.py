@@ -192,10 +192,10 @@ def selective_scan(x, delta, a, b, c, *, d=None, z=None, form="sequential", disc
 def kernel(s: Scan, form, backend):
     """The compiled form where the backend is "cpu" and it has one; None where NumPy computes."""
     has = form == "sequential" and not s.hold
-    if backend == "cpu" and not has:
-        raise OptionError("backend 'cpu' has the sequential form and 'euler' alone; backend='numpy' has the others")
     compiled = s.x.dtype == np.float32 and has
     name = choose(backend, s.x.size * s.a.shape[1], compiled=compiled)             # as many numbers as all states hold
+    if backend == "cpu" and not has:
+        raise OptionError("backend 'cpu' has the sequential form and 'euler' alone; backend='numpy' has the others")
     if name != "cpu" or not compiled:
         return None
     cpu = importlib.import_module("minattn.linear.mamba_cpu")

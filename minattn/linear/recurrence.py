@@ -154,10 +154,10 @@ def run(x: Inputs, form, chunk, return_state, forms=FORMS, *, backend):
 
 def kernels(x: Inputs, form, backend):
     """cpu.py, which has the compiled form of that name, where the backend is "cpu"; None where NumPy computes."""
-    if backend == "cpu" and form not in FORMS:
-        raise OptionError(f"backend 'cpu' has no form {form!r}, only {', '.join(map(repr, FORMS))}; backend='numpy' has it")
     compiled = x.q.dtype == np.float32 and form in FORMS
     name = choose(backend, x.k.shape[1] * x.state.size, compiled=compiled)         # as many numbers as all states S_t hold
+    if backend == "cpu" and form not in FORMS:
+        raise OptionError(f"backend 'cpu' has no form {form!r}, only {', '.join(map(repr, FORMS))}; backend='numpy' has it")
     if name != "cpu" or not compiled:
         return None
     cpu = importlib.import_module("minattn.linear.cpu")

@@ -219,14 +219,14 @@ def read(q, state):
         return divided(elu(q), state.memory, state.normalizer)
     G, (H, n, D) = state.memory.shape[-3], q.shape[-3:]
     rows = elu(q).reshape(*q.shape[:-3], G, H // G * n, D)                        # the heads of a group are rows of one head
-    return divided(rows, state.memory, state.normalizer).reshape(*q.shape[:-1], -1)
+    return divided(rows, state.memory, state.normalizer).reshape(*q.shape[:-1], state.memory.shape[-1])
 
 
 def read_backward(dout, q, state):
     """Gradients of `read`: dq, and those of memory and normaliser."""
     G = 1 if q.ndim == 2 else state.memory.shape[-3]
     grouped = q.shape if q.ndim == 2 else (*q.shape[:-3], G, q.shape[-3] // G * q.shape[-2], q.shape[-1])
-    d, dmemory, dnormalizer = divided_backward(dout.reshape(*grouped[:-1], -1), elu(q).reshape(grouped), *state[:2])
+    d, dmemory, dnormalizer = divided_backward(dout.reshape(*grouped[:-1], dout.shape[-1]), elu(q).reshape(grouped), *state[:2])
     return elu_backward(q, d.reshape(q.shape)), dmemory, dnormalizer
 
 

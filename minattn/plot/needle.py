@@ -1,6 +1,7 @@
 """Recall of a needle against its distance, a row for each mechanism, and what each holds for it."""
 import numpy as np
 
+from ..analysis.needle import Recall
 from ..core.errors import PlotError
 from ..core.shapes import integers
 from .check import as_maps
@@ -47,6 +48,8 @@ def needle(found, distances, *, title=None, fig=None, theme=None):
     ['8 KiB', '2 KiB']
     """
     distances = np.atleast_1d(integers("distances", distances))
+    if not isinstance(found, dict) or not all(isinstance(one, Recall) for one in found.values()):
+        raise PlotError(f"found is {type(found).__name__}; it must be {{name: Recall}}, as needle_recall returns it")
     for name, one in found.items():
         if not len(one.recall) == len(one.weight) == len(distances):
             raise PlotError(f"{name} has {len(one.recall)} recalls and {len(one.weight)} weights, "

@@ -15,6 +15,7 @@ import re
 import numpy as np
 
 from ..core.errors import PlotError
+from ..ring.local import Hop
 from ..ring.shares import SCHEDULES, shares
 from .check import as_visible
 from .page import part
@@ -68,7 +69,7 @@ def ring(runs, *, mask=None, schedule=None, hop=0):
     >>> "<script" in text, "http://" in text
     (True, False)
     """
-    if not isinstance(runs, dict) or not runs or not all(runs.values()):
+    if not isinstance(runs, dict) or not runs or not all(map(holds, runs.values())):
         raise PlotError("runs holds no hops; give {schedule: hops}, hops as ring_attention(..., return_hops=True) returns them")
     if unknown := [name for name in runs if name not in SCHEDULES]:
         raise PlotError(f"runs has a schedule {unknown[0]!r}; there are {', '.join(map(repr, SCHEDULES))}")
@@ -76,10 +77,10 @@ def ring(runs, *, mask=None, schedule=None, hop=0):
     if len(sizes) > 1:
         raise PlotError(f"runs are of different problems: (ranks, tokens) are {', '.join(map(str, sorted(sizes)))}")
     (p, N), = sizes
-    if N > LARGEST or p > len(COLOURS):
+    if not 0 < N <= LARGEST or p > len(COLOURS):
         raise PlotError(f"{N} tokens on {p} ranks; a view shows up to {LARGEST} tokens and {len(COLOURS)} ranks")
     schedule = next(iter(runs)) if schedule is None else schedule
-    if schedule not in runs or not 0 <= hop < p:
+    if not isinstance(schedule, str) or schedule not in runs or not isinstance(hop, (int, np.integer)) or not 0 <= hop < p:
         raise PlotError(f"schedule={schedule!r}, hop={hop}: there are {', '.join(map(repr, runs))}, and hops 0..{p - 1}")
     visible = as_visible(mask, N, N)
     tables = {name: table(hops, visible, shares(N, p, name)) for name, hops in runs.items()}
@@ -92,6 +93,14 @@ def ring(runs, *, mask=None, schedule=None, hop=0):
         "last": str(p - 1), "css": part("ring.css"), "js": part("ring.js"),
     }
     return View(re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], part("ring.html")))
+
+
+def holds(hops):
+    """Whether these are the hops of a whole run: at each of p hops what each of p ranks did, in their order."""
+    if not isinstance(hops, list) or not hops:
+        return False
+    told = [[(one.hop, one.rank) for one in turn if isinstance(one, Hop)] for turn in hops if isinstance(turn, list)]
+    return told == [[(hop, rank) for rank in range(len(hops))] for hop in range(len(hops))]
 
 
 def table(hops, visible, runs):

@@ -126,6 +126,8 @@ def test_the_same_seed_gives_the_same_and_names_choose():
     for name, found in again.items():
         np.testing.assert_array_equal(found.recall, FOUND[name].recall[:3])
         np.testing.assert_array_equal(found.weight, FOUND[name].weight[:3])
+    twice = ma.needle_recall(DISTANCES[:3], **SIZES, names=["full", "full"])
+    np.testing.assert_array_equal(twice["full"].weight, again["full"].weight)
     other = ma.needle_recall(DISTANCES[:3], **SIZES, names=["full"], seed=1)
     assert (other["full"].weight != FOUND["full"].weight[:3]).all()
 

@@ -149,6 +149,7 @@ def test_without_a_gpu_there_is_one_line_and_no_file(arguments, monkeypatch, cap
     (["--report", "a.md"], "--cuda --report"), (["--cuda", "--linear"], "--linear"), (["--cuda", "--threads", "1"], "--threads"),
     (["--cuda", "--only", "forward"], "--only"), (["--cuda", "--figure", "f.png"], "--figure"),
     (["--cuda", "--report", "no/such/folder/a.md"], "folder"), (["--cuda", "--report", "."], "is no file"),
+    (["--cuda", "--threads", "0"], "--threads"), (["--cuda", "--report", "no.md", "--json", "./no.md"], "replace the other"),
 ])
 def test_mistakes_are_named_before_a_gpu_is_asked_for(arguments, words, capsys, monkeypatch):
     monkeypatch.setattr(run, "Gpu", None)

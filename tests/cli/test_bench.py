@@ -120,6 +120,16 @@ def test_mistakes_are_named_before_anything_is_measured(arguments, words, capsys
     assert err.count("\n") == 1
 
 
+def test_a_folder_that_takes_nothing_is_told_before_anything_is_measured(capsys, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("minattn.bench.measure.Worker", None)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    assert main(["bench", "--json", "b.json"]) == 2
+    assert "--json b.json: nothing can be written there: [Errno 13] Permission denied" in capsys.readouterr().err
+
+
 def test_the_linear_family(tiny, monkeypatch, capsys, tmp_path):
     """Rows, slopes and decoding of its own, on tiny problems without a compiler; what each rival computes is checked."""
     few = {"H": 2, "G": 2, "rivals": ("step", "chunks"), "goals": (("step", 1.0),)}

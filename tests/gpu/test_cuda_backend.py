@@ -216,6 +216,9 @@ def test_what_no_kernel_does_is_refused(monkeypatch):
         ma.attention_weights(q, k, top=3, backend="cuda")
     with pytest.raises(refused, match=r"backend is 'gpu'; here there is 'auto', 'numpy', 'cpu', 'cuda'"):
         ma.attention(q, k, v, backend="gpu")
+    for odd in (None, 3, b"cuda", [], np.array("cuda"), np.array(["cpu", "numpy"])):
+        with pytest.raises(refused, match=r"backend is .*; here there is 'auto', 'numpy', 'cpu', 'cuda'"):
+            ma.attention(q, k, v, backend=odd)
     with pytest.raises(refused, match=r"here there is 'auto', 'numpy', 'cpu'; 'cuda' computes attention alone"):
         ma.recurrence(k, k, v, backend="cuda")
     with monkeypatch.context() as patch:

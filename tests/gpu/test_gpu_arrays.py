@@ -161,6 +161,62 @@ def test_streams(places):
     assert [(place.stream, place.waited, place.launched) for place in others] == [(9, 1, []), (11, 1, [])]
 
 
+def test_a_mask_and_positions_are_waited_for_before_they_are_fetched(places):
+    q, k, v, _ = drawn()
+    mask, q_pos = Array(np.arange(63).reshape(9, 7) % 3 > 0), Array(np.arange(9))
+    mask.stream, q_pos.stream = 7, 9
+    ma.attention(*map(Array, (q, k, v)), mask=mask, q_pos=q_pos)
+    _, *others = places
+    assert [(place.stream, place.waited) for place in others] == [(7, 1), (9, 1)]
+
+
+class Told(Array):
+    """An array that says something else of itself."""
+
+    def __init__(self, array, leave=(), **told):
+        super().__init__(array)
+        self.leave, self.told = leave, told
+
+    @property
+    def __cuda_array_interface__(self):
+        told = super().__cuda_array_interface__ | self.told
+        return {name: what for name, what in told.items() if name not in self.leave}
+
+
+@pytest.mark.parametrize(("leave", "told", "says"), [
+    (["data"], {}, "k has a __cuda_array_interface__ that cannot be read: KeyError.'data'"), (["shape"], {}, "cannot be read"),
+    (["typestr"], {}, "cannot be read"), ([], {"data": None}, "cannot be read"), ([], {"typestr": "no type"}, "cannot be read"),
+    ([], {"typestr": None}, "cannot be read"), ([], {"shape": (1, 1, 7.0, 8)}, "cannot be read"),
+    ([], {"stream": "legacy"}, "cannot be read"), ([], {"stream": -1}, "k is computed on stream -1"),
+    ([], {"strides": (32, 4)}, r"k has strides \(32, 4\) on the GPU, but shape \(1, 1, 7, 8\)"),
+    ([], {"strides": (224, 224, 32, 2)}, r"k has strides of \(224, 224, 32, 2\) bytes, and f32 numbers of 4"),
+    ([], {"mask": True}, "k has a mask on the GPU"),
+], ids=str)  # fmt: skip
+def test_what_an_array_says_of_itself_is_not_taken_on_trust(leave, told, says):
+    q, k, v, _ = drawn()
+    with pytest.raises(ma.MinattnError, match=says):
+        ma.attention(Array(q), Told(k, leave, **told), Array(v))
+
+
+def test_what_may_be_left_out(places):
+    q, k, v, _ = drawn()
+    told = Told(q, ["version", "stream", "strides"], data=(q.ctypes.data, True), shape=list(q.shape))
+    close(ma.attention(told, Array(k), Array(v)).read(), ma.attention(q, k, v))
+
+
+def test_tensors_whose_numbers_are_not_what_lies_there_are_refused(tensor):
+    torch = sys.modules["torch"]
+    q, k, v, _ = (tensor(a) for a in drawn())
+    for wrong, says in ((torch._neg_view(k), r"k is a view that PyTorch negates .* k.resolve_neg\(\)"),
+                        (k.to(torch.float8_e4m3fn), "k is float8_e4m3fn; attention on a GPU needs")):  # fmt: skip
+        with pytest.raises(ma.errors.DtypeError, match=says):
+            ma.attention(q, wrong, v)
+    with pytest.raises(ma.errors.DtypeError, match="mask is bfloat16; a mask is boolean"):
+        ma.attention(q, k, v, mask=tensor(np.ones((9, 7)), torch.bfloat16))
+    out = ma.attention(q, k, v, mask=tensor(np.ones((9, 7), bool)), q_pos=tensor(np.arange(9)))
+    close(out, ma.attention(*drawn()[:3]))
+
+
 def test_arrays_apart_are_refused():
     q, k, v, dout = drawn()
     refused = ma.errors.BackendError
@@ -174,6 +230,12 @@ def test_arrays_apart_are_refused():
         ma.attention(Array(q), Array(k, 1), Array(v))
     with pytest.raises(refused, match=r"q is Array but k is CuPyArray; give arrays of one library"):
         ma.attention(Array(q), CuPyArray(k), Array(v))
+    with pytest.raises(refused, match=r"q is on GPU 0 but mask is on GPU 1"):
+        ma.attention(Array(q), Array(k), Array(v), mask=Array(np.ones((9, 7), bool), 1))
+    with pytest.raises(refused, match=r"q is Array but q_pos is CuPyArray; give arrays of one library"):
+        ma.attention(Array(q), Array(k), Array(v), q_pos=CuPyArray(np.arange(9)))
+    with pytest.raises(refused, match=r"backend is array\(\['cuda', 'cuda'\]"):
+        ma.attention(Array(q), Array(k), Array(v), backend=np.array(["cuda"] * 2))
     for backend in ("cpu", "numpy"):
         with pytest.raises(refused, match=rf"backend is '{backend}', but arrays are given that live on a GPU \(Array\)"):
             ma.attention(Array(q), Array(k), Array(v), backend=backend)

@@ -256,6 +256,8 @@ def test_what_is_refused():
     for run in some.values():
         with pytest.raises(ma.errors.BackendError, match="backend is 'gpu'; here there is 'auto', 'numpy', 'cpu'"):
             run(backend="gpu")
+        with pytest.raises(ma.errors.BackendError, match="backend is array"):
+            run(backend=np.array(["cpu", "numpy"]))
     with pytest.raises(ma.errors.BackendError, match="backend is 'gpu'"):
         some["linear_attention"](causal=False, backend="gpu")
     for name, form in (("retention", "parallel"), ("linear_attention", "parallel"), ("ssd", "quadratic")):

@@ -133,6 +133,15 @@ def test_narrow_types_one_head_and_errors():
         ma.infini_attention(q, k[:, :3], v[:, :3], gate=np.zeros(1), segment=8)
 
 
+def test_of_no_rows_there_is_nothing():
+    q, k, v = (a[:0] for a in drawn())
+    out = ma.infini_attention(q, k, v, gate=np.zeros(4), segment=16)
+    assert out.shape == (*q.shape[:-1], v.shape[-1])
+    grads = ma.infini_attention_backward(out, q, k, v, gate=np.ones(4), segment=16)
+    assert [a.shape for a in grads] == [q.shape, k.shape, v.shape, (4,)]
+    assert not grads.dgate.any()
+
+
 @pytest.mark.parametrize("shared", ["q", "k and v"])
 def test_rows_may_share_what_they_bring(shared):
     q, k, v = drawn()

@@ -53,6 +53,7 @@ def test_it_draws_into_a_figure_that_is_there():
     (FOUND, DISTANCES[:3], "near has 4 recalls and 4 weights, but there are 3 distances"), ({}, DISTANCES, "nothing to draw"),
     ({"near": FOUND["near"]._replace(recall=np.array([1, 0, np.nan, 0]))}, DISTANCES, "not finite"),
     ({"near": FOUND["near"]._replace(recall=np.zeros(0), weight=np.zeros(0))}, [], "nothing to draw"),
+    ([], DISTANCES, "found is list"), ({"near": None}, DISTANCES, "found is dict; it must be {name: Recall}"),
 ])  # fmt: skip
 def test_what_cannot_be_drawn_is_refused(found, distances, says):
     with pytest.raises(ma.errors.PlotError, match=says):

@@ -84,6 +84,11 @@ def test_black_reads_on_every_colour():
     ({"zigzag": recorded(2, 4)["zigzag"], "striped": recorded(2, 5)["striped"]}, {}, r"\(2, 4\), \(2, 5\)"),
     (recorded(2, 4), {"hop": 2}, "hops 0..1"), (recorded(2, 4, schedules=["striped"]), {"schedule": "zigzag"}, "'striped'"),
     (recorded(2, 4), {"mask": np.ones((3, 3), bool)}, r"mask has shape \(3, 3\)"), (recorded(9, 18), {}, "9 ranks"),
+    ({"zigzag": 3}, {}, "runs holds no hops"), ({"zigzag": [[]]}, {}, "runs holds no hops"),
+    ({"zigzag": recorded(2, 4)["zigzag"][:1]}, {}, "runs holds no hops"),
+    ({"zigzag": recorded(2, 4)["zigzag"][::-1]}, {}, "runs holds no hops"), ({"zigzag": [[1]]}, {}, "runs holds no hops"),
+    (recorded(2, 0), {}, "0 tokens"), (recorded(2, 4), {"hop": 0.5}, "hop=0.5"), (recorded(2, 4), {"hop": None}, "hop=None"),
+    (recorded(2, 4), {"schedule": ["zigzag"]}, r"schedule=\['zigzag'\]"),
 ])  # fmt: skip
 def test_errors_name_what_is_wrong(runs, options, words):
     with pytest.raises(ma.errors.PlotError, match=words):
