@@ -101,8 +101,10 @@ class Torch(Numba):
             raise DtypeError(f"{name} is a view that PyTorch negates when it reads it; give {name}.resolve_neg()")
         try:
             typestr = "<V2" if kind == "bfloat16" else np.dtype(kind).str
-        except TypeError as error:                                    # PyTorch has types that NumPy has not
-            raise DtypeError(f"{name} is {kind}; attention on a GPU needs float16, bfloat16 or float32") from error
+        except TypeError:                                             # PyTorch has types that NumPy has not,
+            typestr = "|V1"                                           # or has, as bytes, where ml_dtypes is loaded
+        if typestr.startswith("|V"):
+            raise DtypeError(f"{name} is {kind}; attention on a GPU needs float16, bfloat16 or float32")
         steps = tuple(step * array.element_size() for step in array.stride())
         return array.data_ptr(), tuple(array.shape), steps, typestr, self.stream(array)
 
