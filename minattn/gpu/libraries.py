@@ -103,7 +103,7 @@ class Torch(Numba):
             typestr = "<V2" if kind == "bfloat16" else np.dtype(kind).str
         except TypeError:                                             # PyTorch has types that NumPy has not,
             typestr = "|V1"                                           # or has, as bytes, where ml_dtypes is loaded
-        if typestr.startswith("|V"):
+        if typestr[1] == "V" and kind != "bfloat16":
             raise DtypeError(f"{name} is {kind}; attention on a GPU needs float16, bfloat16 or float32")
         steps = tuple(step * array.element_size() for step in array.stride())
         return array.data_ptr(), tuple(array.shape), steps, typestr, self.stream(array)
