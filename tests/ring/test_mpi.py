@@ -148,7 +148,7 @@ def test_overlap_is_measured_and_its_figures_fit(ranks, tmp_path, count):
         "assert 0 < found.work <= found.apart\n"
         "assert found.together > 0 and (found.transfer > 0) == (comm.size > 1)\n"
         "assert found.hidden == ((found.apart - found.together) / found.transfer if found.transfer else 0)\n"
-        "print('measured', found, flush=True)\n"
+        "print(f'measured {found}', flush=True)\n"
     )
     status, said, _ = ranks(count, str(code))
     assert status == 0, said
