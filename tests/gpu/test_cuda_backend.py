@@ -172,7 +172,7 @@ def test_maps(places):
     _, lse = ma.attention(q, k, v, return_lse=True, **options)
     before = len(places)
     close(ma.attention_weights(q, k, lse=lse, backend="cuda", **options), whole, 1e-5)
-    assert places[before].names == ["weights"]                        # nothing is normalised again
+    assert places[before].names == ["scores", "weights"]                        # nothing is normalised again
     hidden = np.broadcast_to(~ma.masks.causal().dense(9, 7), whole.shape)
     assert (ma.attention_weights(q, k, backend="cuda", **options)[hidden] == 0).all()
 
